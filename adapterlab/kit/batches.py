@@ -1,0 +1,58 @@
+"""Examples and text as the tensors a causal LM is trained and scored on."""
+
+import torch
+from torch import Tensor
+
+from .tasks import Example
+
+IGNORE = -100  # the label that no loss counts
+
+
+def encode(tokenizer, examples: list[Example]) -> dict[str, Tensor]:
+    """Examples as one right-padded batch; only the answers (and the end mark) are labelled.
+
+    Returns:
+        input_ids, attention_mask, labels: each (len(examples), longest), int64, as
+        `model(**batch)` takes them. A prompt starts with the model's beginning mark.
+    """
+    rows = []
+    for prompt, answer in examples:
+        prompt_ids = tokenizer(prompt).input_ids
+        answer_ids = tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        rows.append((prompt_ids, answer_ids))
+    width = max(len(p) + len(a) for p, a in rows)
+    input_ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), width), IGNORE)
+    attention_mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    for i, (prompt_ids, answer_ids) in enumerate(rows):
+        end = len(prompt_ids) + len(answer_ids)
+        input_ids[i, :end] = torch.tensor(prompt_ids + answer_ids)
+        labels[i, len(prompt_ids) : end] = torch.tensor(answer_ids)
+        attention_mask[i, :end] = 1
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def token_stream(tokenizer, paragraphs: list[str]) -> Tensor:
+    """All paragraphs as one int64 row of tokens, each closed by the end mark."""
+    ids = tokenizer(paragraphs, add_special_tokens=False).input_ids
+    return torch.tensor([token for row in ids for token in [*row, tokenizer.eos_token_id]])
+
+
+def text_rows(stream: Tensor, rows: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random windows of a token stream, every token labelled: (rows, width) each."""
+    starts = torch.randint(0, len(stream) - width, (rows,), generator=generator)
+    input_ids = torch.stack([stream[s : s + width] for s in starts])
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": input_ids.clone()}
+
+
+def answer_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of each label given what stands before it; logits (n, t, vocabulary)."""
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction=reduction
+    )
+
+
+def exactly_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) bool: every labelled token is the most likely one. Equal to greedy decoding's exact match."""
+    labels = labels[:, 1:]
+    return ((logits[:, :-1].argmax(-1) == labels) | (labels == IGNORE)).all(1)
