@@ -1,0 +1,251 @@
+"""save and load: one safetensors file, whole or not at all.
+
+The file holds the adapters' tensors under their full module paths ("model.layers.0.self_attn.q_proj.
+adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
+
+    format      1
+    library     version of adapterlab that wrote it
+    passes      one per attach: {"variant": name, "fields": {...}, "layers": {path: {"scale": s, "dtype": d}}}
+    base        path -> {"dtype": d, "sha256": digest of weight and bias in float32}
+    checksum    SHA-256 over all of the above and over every tensor's name, dtype, shape and bytes
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import asdict, fields
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from .runtime import DTYPES, Adapter, LayerAdapter, _buffers, _full_name, _install, _refuse_other_root, _specs
+from .runtime import adapted_layers
+from .targets import named_layers
+from .variant import VARIANTS, Variant
+from .weights import dense_weight
+
+FORMAT = 1
+
+
+class AdapterFileError(ValueError):
+    """The file cannot be written or is no adapter file that fits this model; the model is unchanged."""
+
+
+class BaseMismatchError(AdapterFileError):
+    """The adapter was trained on another base model."""
+
+
+# ---- save -----------------------------------------------------------------------------------------
+
+
+def save(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write all adapters of `model` to one safetensors file, in place of any file of that name.
+
+    The file appears whole or not at all: it is written beside the target, synced and renamed.
+
+    Raises:
+        ValueError: the model has no adapter.
+        AdapterFileError: the file cannot be written; what stood there before is intact.
+    """
+    layers = adapted_layers(model)
+    if not layers:
+        raise ValueError("the model has no adapter to save: attach one first")
+    _refuse_other_root(model)
+    passes: dict[str, dict] = {}
+    for layer in sorted(layers, key=lambda layer: layer.adapter.order):  # stable: model order within a pass
+        adapter = layer.adapter
+        entry = passes.setdefault(
+            adapter.pass_id, {"variant": adapter.variant.name, "fields": asdict(adapter.variant), "layers": {}}
+        )
+        entry["layers"][adapter.path] = {"scale": adapter.scale, "dtype": _name(_storage_dtype(adapter))}
+    header = {
+        "format": FORMAT,
+        "library": metadata.version("adapterlab"),
+        "passes": list(passes.values()),
+        "base": {layer.adapter.path: _fingerprint(layer) for layer in layers},
+    }
+    tensors = {
+        _full_name(layer.adapter.path, name): tensor.detach().cpu().contiguous()
+        for layer in layers
+        for name, tensor in layer.adapter.tensors().items()
+    }
+    header["checksum"] = _checksum(header, tensors)
+    _write(Path(path), to_bytes(tensors, {"adapterlab": json.dumps(header)}))
+
+
+def _storage_dtype(adapter: LayerAdapter) -> torch.dtype:
+    """The dtype it was attached with: that of a tensor which is not kept in full precision."""
+    return min((t.dtype for t in adapter.tensors().values()), key=lambda dtype: dtype.itemsize)
+
+
+def _fingerprint(layer: nn.Module) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for tensor in (dense_weight(layer), layer.bias):
+        if tensor is not None:
+            digest.update(_bytes(tensor.detach().float()))
+    return {"dtype": _name(layer.weight.dtype), "sha256": digest.hexdigest()}
+
+
+def _checksum(header: dict, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, _name(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise AdapterFileError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AdapterFileError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---- load -----------------------------------------------------------------------------------------
+
+
+def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True) -> Adapter:
+    """Attach what `save` wrote, needing no calibration data, and return a handle over every pass in the file.
+
+    Everything is checked before the model is touched; it is unchanged if this raises.
+
+    Args:
+        strict_base: False turns a base model with other weights from an error into a warning.
+
+    Raises:
+        ValueError: the model has adapters already.
+        AdapterFileError: the file is missing, damaged, of a newer format, or does not fit this model.
+        BaseMismatchError: an adapted layer's weights are not those that the adapter was trained on.
+    """
+    if adapted_layers(model):
+        raise ValueError("the model has adapters already: detach them, then load")
+    header, tensors = _read(Path(path))
+    layers = dict(named_layers(model))
+    passes, used = [], set()
+    for entry in header["passes"]:
+        variant = _variant(entry)
+        adapters = {}
+        for layer_path, facts in entry["layers"].items():
+            if layer_path not in layers:
+                raise AdapterFileError(f"{path} adapts {layer_path!r}, which this model does not have")
+            adapter = _restore(variant, layer_path, layers[layer_path], facts, tensors)
+            used.update(_full_name(layer_path, name) for name in adapter.tensors())
+            adapters[layer_path] = adapter
+        passes.append(adapters)
+    if surplus := sorted(set(tensors) - used):
+        raise AdapterFileError(f"{path} holds {surplus[0]!r}, which belongs to no adapted layer")
+    _check_base(header["base"], layers, strict_base)
+    for adapters in passes:
+        for layer_path, adapter in adapters.items():
+            adapter.derive(layers[layer_path])
+    return _install(model, passes)
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    if not path.is_file():
+        raise AdapterFileError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["adapterlab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except KeyError:
+        raise AdapterFileError(f"{path} is a safetensors file, but no adapter that al.save wrote") from None
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise AdapterFileError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if header.get("format") != FORMAT:
+        raise AdapterFileError(
+            f"{path} has format {header.get('format')!r} (written by adapterlab {header.get('library')}); "
+            f"this version reads format {FORMAT}: upgrade adapterlab"
+        )
+    checksum = header.pop("checksum", None)
+    if checksum != _checksum(header, tensors):
+        raise AdapterFileError(f"{path} is damaged: its checksum does not match its content")
+    return header, tensors
+
+
+def _variant(entry: dict) -> Variant:
+    cls = VARIANTS.get(entry["variant"])
+    if cls is None:
+        raise AdapterFileError(
+            f"the file holds a variant {entry['variant']!r} that is not registered (known: {', '.join(VARIANTS)}): "
+            "import the module that defines it, then load"
+        )
+    if set(entry["fields"]) != {field.name for field in fields(cls)}:
+        raise AdapterFileError(f"the file's fields {entry['fields']} are not those of {cls.__name__}")
+    try:
+        return cls(**entry["fields"])
+    except (TypeError, ValueError) as error:
+        raise AdapterFileError(f"the file's {cls.__name__} is not valid: {error}") from error
+
+
+def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors: dict[str, Tensor]) -> LayerAdapter:
+    """One layer's adapter with its tensors from the file, each checked against what the variant expects."""
+    dtype = next((d for d in DTYPES if _name(d) == facts["dtype"]), None)
+    if dtype is None:
+        raise AdapterFileError(f"{path!r} is stored in {facts['dtype']!r}, which is no dtype of adapters")
+    try:
+        specs = _specs(variant, path, layer)
+    except ValueError as error:
+        raise AdapterFileError(str(error)) from error
+    found = {}
+    for name, spec in specs.items():
+        full_name = _full_name(path, name)
+        tensor = tensors.get(full_name)
+        if tensor is None:
+            raise AdapterFileError(f"the tensor {full_name!r} is missing")
+        if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.storage_dtype(dtype):
+            raise AdapterFileError(
+                f"{full_name!r} is {tuple(tensor.shape)} {_name(tensor.dtype)} in the file; "
+                f"this model needs {spec.shape} {_name(spec.storage_dtype(dtype))}"
+            )
+        if not tensor.isfinite().all():
+            raise AdapterFileError(f"{full_name!r} holds values that are not finite")
+        found[name] = tensor.to(layer.weight.device, copy=True)
+    return LayerAdapter(variant, path, found, _buffers(specs), float(facts["scale"]))
+
+
+def _check_base(recorded: dict[str, dict], layers: dict[str, nn.Module], strict: bool) -> None:
+    different = [path for path, facts in recorded.items() if _fingerprint(layers[path]) != facts]
+    if not different:
+        return
+    message = (
+        f"{len(different)} of {len(recorded)} adapted layers have other weights than the adapter was trained on, "
+        f"first {different[0]!r}: load it on its own base model"
+    )
+    if strict:
+        raise BaseMismatchError(f"{message}, or pass strict_base=False")
+    warnings.warn(f"{message}; going on because strict_base=False", stacklevel=3)
