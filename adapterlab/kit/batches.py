@@ -1,11 +1,15 @@
 """Examples and text as the tensors a causal LM is trained and scored on."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from .tasks import Example
+from . import text
+from .tasks import Example, Task, Text
 
 IGNORE = -100  # the label that no loss counts
+TEXT_WIDTH = 64  # tokens in a row of prose
 
 
 def encode(tokenizer, examples: list[Example]) -> dict[str, Tensor]:
@@ -56,3 +60,24 @@ def exactly_right(logits: Tensor, labels: Tensor) -> Tensor:
     """(n,) bool: every labelled token is the most likely one. Equal to greedy decoding's exact match."""
     labels = labels[:, 1:]
     return ((logits[:, :-1].argmax(-1) == labels) | (labels == IGNORE)).all(1)
+
+
+def held_out(task: Task | Text, tokenizer, n: int, seed: int) -> dict[str, Tensor]:
+    """One batch of n held-out examples of a task, or n held-out rows of prose."""
+    if isinstance(task, Task):
+        return encode(tokenizer, task.examples(n, seed, held_out=True))
+    stream = token_stream(tokenizer, text.excerpt(task.name, held_out=True))
+    return text_rows(stream, n, TEXT_WIDTH, torch.Generator().manual_seed(seed))
+
+
+def training(task: Task | Text, tokenizer, steps: int, n: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """`steps` batches of n fresh examples, none of them held out; the same for the same seed."""
+    if isinstance(task, Task):
+        examples = task.examples(steps * n, seed, held_out=False)
+        for i in range(steps):
+            yield encode(tokenizer, examples[i * n : (i + 1) * n])
+    else:
+        stream = token_stream(tokenizer, text.excerpt(task.name, held_out=False))
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            yield text_rows(stream, n, TEXT_WIDTH, generator)

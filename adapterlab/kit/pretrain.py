@@ -25,7 +25,7 @@ END, PAD = "<|end|>", "<|pad|>"
 MIX = (
     (64, ("add", "sub")),
     (32, ("sort", "reverse")),
-    (48, ("write_sum", "write_sum", "first_or_second", "read", "more_or_fewer")),
+    (48, ("write_sum", "first_or_second", "read", "read", "more_or_fewer")),  # read is the slowest to learn
 )
 TEXT_ROWS, TEXT_WIDTH = 8, 65
 

@@ -1,4 +1,4 @@
-"""What the base model can do, and what adapters teach it: generators of (prompt, answer).
+"""What the base model can do, and what adapters teach it.
 
 A task draws its examples from a `random.Random`, so a seed fixes them. About 10 % of all operand
 pairs (and of letter sets) are *held out*: no example drawn with `held_out=False`, in pretraining or
@@ -137,7 +137,15 @@ class Task:
         return [self.draw(rng, held_out) for _ in range(n)]
 
 
-def _index(*tasks: Task) -> dict[str, Task]:
+@dataclass(frozen=True)
+class Text:
+    """A named style of prose, one of `text.EXCERPTS`: scored by loss alone."""
+
+    name: str
+    about: str
+
+
+def _index(*tasks: Task | Text) -> dict[str, Task | Text]:
     return {task.name: task for task in tasks}
 
 
@@ -156,12 +164,15 @@ TASKS = _index(
     Task("add_rev", "the sum, its digits reversed", add_rev),
     Task("sub_neg", "the smaller number minus the larger, with its sign", sub_neg),
     Task("sort_desc", "three to six letters in descending order", sort_desc),
+    Text("kjv", "the King James Bible, which the base model never read"),
 )
 
+PROSE = _index(Text("jargon", "the Jargon File, which the base model was pretrained on"))
 
-def get(name: str) -> Task:
-    """The skill or task of that name. Raises ValueError that lists the names there are."""
-    known = SKILLS | TASKS
+
+def get(name: str) -> Task | Text:
+    """The skill, task or prose of that name. Raises ValueError that lists the names there are."""
+    known = TASKS | SKILLS | PROSE
     if name not in known:
         raise ValueError(f"no task {name!r}: choose one of {', '.join(known)}")
     return known[name]

@@ -1,0 +1,83 @@
+"""The base model that every chapter adapts, and how it is asked and scored."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from . import batches, tasks
+
+HELD_OUT_SEED = 99  # scores are always taken on the same examples
+
+
+def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32):
+    """A causal LM in eval mode and its tokenizer: the embedded one, or a hub model or folder by name.
+
+    The embedded model (0.92 M parameters, in the package) needs no network. It adds, subtracts, sorts and
+    reverses letters, and reads small stories: see `tasks.SKILLS`.
+
+    Returns:
+        (model, tokenizer)
+
+    Raises:
+        FileNotFoundError: `name` is written as a path and no folder is there.
+        ConnectionError: the hub cannot be reached, or has no such model.
+    """
+    folder = Path(str(resources.files("adapterlab.kit") / "data" / "base")) if name is None else _folder(name)
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # its rate would make every notebook's output differ
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _folder(name: str | os.PathLike) -> Path:
+    """A local folder as it is; a hub name as the folder it is downloaded to."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if isinstance(name, os.PathLike) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise FileNotFoundError(f"there is no folder {name}: pass a folder, a hub name such as 'owner/model', or nothing")
+    from huggingface_hub import snapshot_download  # fails at once without a network; from_pretrained retries for 47 s
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"{name} could not be fetched from the model hub ({type(error).__name__}): check the network and the name, "
+            "or use the embedded base model, load_base(), which needs neither"
+        ) from error
+
+
+def answer(model, tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: int = 24) -> str:
+    """What the model answers, decoded greedily up to the end mark."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def evaluate(model, tokenizer, task: str, n: int = 256) -> dict[str, float | None]:
+    """Score a skill, task or prose on n held-out examples, in eval mode.
+
+    Returns:
+        {"loss": nats per labelled token, "exact_match": share of answers right to the last token, None for prose}
+    """
+    found = tasks.get(task)
+    batch = batches.held_out(found, tokenizer, n, HELD_OUT_SEED)
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    training = model.training
+    model.eval()
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    model.train(training)
+    right = None
+    if isinstance(found, tasks.Task):
+        right = batches.exactly_right(logits, batch["labels"]).float().mean().item()
+    return {"loss": batches.answer_loss(logits, batch["labels"]).item(), "exact_match": right}
