@@ -1,13 +1,15 @@
 """LoRA and its relatives: the frozen layer plus a difference that starts at zero.
 
-    import adapterlab as al
+```python
+import adapterlab as al
 
-    adapter = al.attach(model, al.DoRA(r=8, alpha=16), targets=r"(q|v)_proj$")
-    ...                                     # train adapter.parameters()
-    al.save(model, "dora.safetensors")
-    al.detach(model)                        # the base model again, bit for bit
-    adapter = al.load(model, "dora.safetensors")
-    al.merge(model)                         # fold into the weights
+adapter = al.attach(model, al.DoRA(r=8, alpha=16), targets=r"(q|v)_proj$")
+...                                     # train adapter.parameters()
+al.save(model, "dora.safetensors")
+al.detach(model)                        # the base model again, bit for bit
+adapter = al.load(model, "dora.safetensors")
+al.merge(model)                         # fold into the weights
+```
 """
 
 from .checkpoint import AdapterFileError, BaseMismatchError, load, save

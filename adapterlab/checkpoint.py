@@ -13,6 +13,7 @@ adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 import warnings
@@ -21,12 +22,21 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .runtime import DTYPES, Adapter, LayerAdapter, _buffers, _full_name, _install, _refuse_other_root, _specs
-from .runtime import adapted_layers
+from .runtime import (
+    DTYPES,
+    Adapter,
+    LayerAdapter,
+    _buffers,
+    _full_name,
+    _install,
+    _refuse_other_root,
+    _specs,
+    adapted_layers,
+)
 from .targets import named_layers
 from .variant import VARIANTS, Variant
 from .weights import dense_weight
@@ -64,18 +74,21 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         entry = passes.setdefault(
             adapter.pass_id, {"variant": adapter.variant.name, "fields": asdict(adapter.variant), "layers": {}}
         )
-        entry["layers"][adapter.path] = {"scale": adapter.scale, "dtype": _name(_storage_dtype(adapter))}
+        entry["layers"][adapter.path] = {"scale": float(adapter.scale), "dtype": _name(_storage_dtype(adapter))}
     header = {
         "format": FORMAT,
         "library": metadata.version("adapterlab"),
         "passes": list(passes.values()),
         "base": {layer.adapter.path: _fingerprint(layer) for layer in layers},
     }
-    tensors = {
-        _full_name(layer.adapter.path, name): tensor.detach().cpu().contiguous()
-        for layer in layers
-        for name, tensor in layer.adapter.tensors().items()
-    }
+    tensors = {}
+    for layer in layers:
+        adapter = layer.adapter
+        specs = _specs(adapter.variant, adapter.path, layer)
+        for name, tensor in adapter.tensors().items():
+            # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
+            stored = tensor.detach().to("cpu", specs[name].storage_dtype(_storage_dtype(adapter)))
+            tensors[_full_name(adapter.path, name)] = stored.contiguous()
     header["checksum"] = _checksum(header, tensors)
     _write(Path(path), to_bytes(tensors, {"adapterlab": json.dumps(header)}))
 
@@ -154,6 +167,7 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
     if adapted_layers(model):
         raise ValueError("the model has adapters already: detach them, then load")
     header, tensors = _read(Path(path))
+    _check_structure(header)
     layers = dict(named_layers(model))
     passes, used = [], set()
     for entry in header["passes"]:
@@ -162,6 +176,8 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
         for layer_path, facts in entry["layers"].items():
             if layer_path not in layers:
                 raise AdapterFileError(f"{path} adapts {layer_path!r}, which this model does not have")
+            if hasattr(layers[layer_path], "adapter"):
+                raise AdapterFileError(f"{layer_path!r} has an attribute `adapter` of its own: it cannot be adapted")
             adapter = _restore(variant, layer_path, layers[layer_path], facts, tensors)
             used.update(_full_name(layer_path, name) for name in adapter.tensors())
             adapters[layer_path] = adapter
@@ -180,12 +196,18 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         raise AdapterFileError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["adapterlab"])
+            text = (file.metadata() or {}).get("adapterlab")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except KeyError:
-        raise AdapterFileError(f"{path} is a safetensors file, but no adapter that al.save wrote") from None
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except Exception as error:  # whatever safetensors makes of a damaged file
         raise AdapterFileError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if text is None:
+        raise AdapterFileError(f"{path} is a safetensors file, but no adapter that al.save wrote")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AdapterFileError(f"{path} is damaged: its metadata is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise AdapterFileError(f"{path} is damaged: its metadata is no JSON object")
     if header.get("format") != FORMAT:
         raise AdapterFileError(
             f"{path} has format {header.get('format')!r} (written by adapterlab {header.get('library')}); "
@@ -195,6 +217,30 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if checksum != _checksum(header, tensors):
         raise AdapterFileError(f"{path} is damaged: its checksum does not match its content")
     return header, tensors
+
+
+def _check_structure(header: dict) -> None:
+    """The header has the structure that the module's docstring gives: what follows may rely on it."""
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise AdapterFileError(f"the file's metadata is malformed: {what}")
+
+    passes, base = header.get("passes"), header.get("base")
+    require(isinstance(passes, list) and passes, "`passes` must be a list of at least one pass")
+    paths = []
+    for entry in passes:
+        require(isinstance(entry, dict), "each of `passes` must be an object")
+        require(isinstance(entry.get("variant"), str), "`variant` must be a name")
+        require(isinstance(entry.get("fields"), dict), "`fields` must be an object")
+        require(isinstance(entry.get("layers"), dict) and entry["layers"], "`layers` must hold at least one layer")
+        for path, facts in entry["layers"].items():
+            paths.append(path)
+            require(isinstance(facts, dict) and isinstance(facts.get("dtype"), str), f"{path!r} must have a dtype")
+            scale = facts.get("scale")
+            require(isinstance(scale, float) and math.isfinite(scale), f"{path!r} must have a finite scale")
+    require(len(paths) == len(set(paths)), "a layer is adapted twice")
+    require(isinstance(base, dict) and set(base) == set(paths), "`base` must hold each adapted layer")
 
 
 def _variant(entry: dict) -> Variant:

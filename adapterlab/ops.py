@@ -44,7 +44,8 @@ def add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor
 
 def _add_low_rank(y: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     h = F.linear(rows(x), A) * s  # (n, r)
-    return torch.addmm(rows(y), h, B.t()).view(y.shape)  # one pass over y: addmm adds as it multiplies
+    # addmm adds while it multiplies: one pass over y
+    return torch.addmm(rows(y), h, B.t()).view(y.shape)
 
 
 def _without_autocast(backward):
@@ -89,9 +90,7 @@ def _low_rank_backward(g: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float) -> 
 # ---- DoRA: b + c (y - b + s B A x), c per output feature ------------------------------------------
 
 
-def add_low_rank_rescaled(
-    y: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float, c: Tensor, b: Tensor | None
-) -> Tensor:
+def add_low_rank_rescaled(y: Tensor, x: Tensor, A: Tensor, B: Tensor, s: float, c: Tensor, b: Tensor | None) -> Tensor:
     """t + (c - 1) (t - b) with t = y + s (x A^T) B^T: exactly y where B = 0 and c = 1.
 
     c (d_out,) scales each output feature; the bias b (d_out,) or None is not scaled.
@@ -138,7 +137,9 @@ class _AddLowRankRescaled(Function):
 
 # ---- the norm of each row of W + s B A ------------------------------------------------------------
 
-CANCELLED = 0.01  # |V|^2 below this share of |W|^2 + |sBA|^2: the Gram form has lost its digits
+# |V|^2 below this share of |W|^2 + |sBA|^2: the Gram form has lost digits that float32 cannot spare. With the rows
+# formed from here on the norm is within 1.3e-6 throughout; at a share of 0.01 it was 1e-5 off just above it.
+CANCELLED = 0.1
 
 
 @torch.library.custom_op("adapterlab::row_norm", mutates_args=())

@@ -8,12 +8,13 @@ everything through the layer they are given, so that deepcopy and pickle copy th
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import calibrate
 from .ops import arithmetic_dtype
@@ -42,6 +43,7 @@ class LayerAdapter(nn.Module):
         self.variant, self.path, self.scale = variant, path, scale
         self.enabled = True
         self.prepared: tuple | None = None
+        self.handle: RemovableHandle | None = None
         self.pass_id, self.order, self.was_trainable = "", 0, frozenset()
         self.derived: tuple[str, ...] = ()
         for name, tensor in tensors.items():
@@ -52,7 +54,7 @@ class LayerAdapter(nn.Module):
 
     def forward(self, layer: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
+            with _full_precision(x.device):
                 return self._apply_variant(layer, x, y)
         return self._apply_variant(layer, x, y)
 
@@ -70,7 +72,7 @@ class LayerAdapter(nn.Module):
 
     def derive(self, layer: nn.Module) -> None:
         """Compute what follows from the base weight, as plain tensors even inside inference_mode."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), _full_precision(layer.weight.device):
             found = self.variant.derive(self, layer)
         self.derived = tuple(found)
         for name, tensor in found.items():
@@ -98,6 +100,11 @@ class LayerAdapter(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.variant}, scale={self.scale:g}"
+
+
+def _full_precision(device: torch.device) -> torch.autocast:
+    """Outside autocast, which would take the adapter's products to bf16 or fp16."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _run_on_output(layer: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
@@ -154,6 +161,7 @@ def attach(
         raise ValueError(f"{variant.name} starts from data: pass calibration_data, an iterable of batches")
     if variant.data == "none" and calibration_data is not None:
         raise ValueError(f"{variant.name} takes no calibration data: leave calibration_data out")
+    _refuse_other_root(model)
     chosen = select(model, targets, exclude, layers)
     taken = [path for path, layer in chosen.items() if hasattr(layer, "adapter")]
     if taken:
@@ -167,11 +175,13 @@ def attach(
         specs = _specs(variant, path, layer)
         tensors = {name: spec.make_tensor(dtype, layer.weight.device) for name, spec in specs.items()}
         adapters[path] = LayerAdapter(variant, path, tensors, _buffers(specs), variant.layer_scale())
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(layer.weight.device):
             adapters[path].derive(layer)
             variant.init(adapters[path], layer)
     if calibration_data is not None:
-        variant.group_init(adapters, calibrate.layer_inputs(model, chosen, calibration_data))
+        # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
+        with closing(calibrate.layer_inputs(model, chosen, calibration_data)) as batches:
+            variant.group_init(adapters, batches)
     return _install(model, [adapters])
 
 
@@ -200,8 +210,8 @@ def _install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapte
             ids.append(uuid.uuid4().hex)
             for path, adapter in adapters.items():
                 adapter.pass_id, adapter.order, adapter.was_trainable = ids[-1], order, was_trainable
-                _hook(layers[path], adapter)
                 installed.append(layers[path])
+                _hook(layers[path], adapter)
             order += 1
     except BaseException:
         for layer in installed:
@@ -225,8 +235,9 @@ def _hook(layer: nn.Module, adapter: LayerAdapter) -> None:
 
 
 def _unhook(layer: nn.Module) -> None:
-    layer.adapter.handle.remove()
-    del layer.adapter
+    adapter = layer._modules.pop("adapter", None)  # None, or without a hook: an interrupt while it was put on
+    if adapter is not None and adapter.handle is not None:
+        adapter.handle.remove()
 
 
 def _trainable(model: nn.Module) -> list[str]:
@@ -277,6 +288,19 @@ class Adapter:
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def coefficient(self) -> float:
+        """Of variants that can be steered; the others raise AttributeError."""
+        raise AttributeError(self._no_coefficient())
+
+    @coefficient.setter
+    def coefficient(self, value: float) -> None:
+        raise AttributeError(self._no_coefficient())
+
+    def _no_coefficient(self) -> str:
+        names = " + ".join(dict.fromkeys(layer.adapter.variant.name for layer in self._layers())) or "detached adapter"
+        return f"there is no coefficient to read or set: this is {names}, which cannot be steered"
+
     @contextmanager
     def disabled(self):
         """Inside, these layers are the base layers again, bit for bit."""
@@ -299,7 +323,10 @@ class Adapter:
         try:
             with torch.no_grad():
                 for layer in self._layers():
-                    layer.adapter.prepared = layer.adapter.variant.prepare(layer.adapter, layer)
+                    with _full_precision(layer.weight.device):
+                        prepared = layer.adapter.variant.prepare(layer.adapter, layer)
+                    # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
+                    layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
             yield self
         finally:
             for adapter, prepared in before:
@@ -351,7 +378,8 @@ def _refuse_other_root(model: nn.Module) -> None:
         adapter = getattr(module, "adapter", None)
         if isinstance(adapter, LayerAdapter) and adapter.path != clean(path):
             raise ValueError(
-                f"the layer {clean(path)!r} was adapted as {adapter.path!r}: call this on the model that attach was given"
+                f"the layer {clean(path)!r} was adapted as {adapter.path!r}: "
+                "call this on the model that attach was given"
             )
 
 
@@ -395,7 +423,8 @@ def _refuse_tied(model: nn.Module, layers: list[nn.Module]) -> None:
         for parameter in (layer.weight, layer.bias):
             tied = names.get(id(parameter), [])
             if parameter is not None and len(tied) > 1:
-                raise ValueError(f"{' and '.join(map(repr, tied))} are one tensor: merging would change both, untie them")
+                shared = " and ".join(map(repr, tied))
+                raise ValueError(f"{shared} are one tensor: merging would change both, untie them")
 
 
 def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -414,4 +443,5 @@ def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     W, b = dense_weight(layer), layer.bias
     dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in adapter.tensors().values()))
     p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in adapter.tensors().items()})
-    return adapter.variant.effective_weight(p, W.to(dtype), None if b is None else b.detach().to(dtype))
+    with _full_precision(W.device):
+        return adapter.variant.effective_weight(p, W.to(dtype), None if b is None else b.detach().to(dtype))

@@ -37,7 +37,7 @@ def select(
     Raises:
         ValueError: a pattern is no regular expression, or nothing matches (the nearest names are given).
     """
-    wanted, unwanted = _compile(targets), _compile(exclude)
+    wanted, unwanted = _compile(targets), _compile(exclude) or []
     blocks = None if layers is None else set(layers)
     chosen = {}
     for path, layer in named_layers(model):

@@ -27,8 +27,8 @@ def register(name: str) -> Callable[[type["Variant"]], type["Variant"]]:
             raise TypeError(f"{cls.__name__} must be frozen, as hyperparameters are: @dataclass(frozen=True)")
         taken = VARIANTS.get(name)
         # The same class again is a notebook cell run twice, and replaces itself.
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"the name {name!r} belongs to {taken.__qualname__}: choose another")
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"the name {name!r} belongs to {taken.__module__}.{taken.__qualname__}: choose another")
         cls.name = name
         VARIANTS[name] = cls
         return cls

@@ -5,8 +5,23 @@ Built on adapterlab's public API alone; needs the `kit` extra: pip install "adap
 
 from .base import answer, evaluate, load_base
 from .curve import plot
-from .figures import Picture
+from .notebook import start
+from .show import Picture, Source, Table
 from .tasks import PROSE, SKILLS, TASKS
 from .training import Run, train
 
-__all__ = ["PROSE", "SKILLS", "TASKS", "Picture", "Run", "answer", "evaluate", "load_base", "plot", "train"]
+__all__ = [
+    "PROSE",
+    "SKILLS",
+    "TASKS",
+    "Picture",
+    "Run",
+    "Source",
+    "Table",
+    "answer",
+    "evaluate",
+    "load_base",
+    "plot",
+    "start",
+    "train",
+]

@@ -43,7 +43,7 @@ def _folder(name: str | os.PathLike) -> Path:
     if folder.is_dir():
         return folder
     if isinstance(name, os.PathLike) or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise FileNotFoundError(f"there is no folder {name}: pass a folder, a hub name such as 'owner/model', or nothing")
+        raise FileNotFoundError(f"there is no folder {name}: pass one, or a hub name such as 'owner/model', or nothing")
     from huggingface_hub import snapshot_download  # fails at once without a network; from_pretrained retries for 47 s
 
     try:

@@ -51,8 +51,9 @@ def text_rows(stream: Tensor, rows: int, width: int, generator: torch.Generator)
 
 def answer_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy in nats of each label given what stands before it; logits (n, t, vocabulary)."""
+    precise = torch.promote_types(logits.dtype, torch.float32)
     return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction=reduction
+        logits[:, :-1].flatten(0, 1).to(precise), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction=reduction
     )
 
 

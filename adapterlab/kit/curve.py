@@ -11,7 +11,7 @@ import time
 from tqdm import tqdm
 
 from . import style
-from .figures import Picture
+from .show import Picture
 
 SECONDS_PER_FRAME = 0.5  # a frame costs about 0.1 s: a fifth of the time at most
 
@@ -48,9 +48,10 @@ class LiveCurve:
     def _bundle(self) -> dict[str, str]:
         done, steps = len(self.run.losses), self.run.steps
         progress = f'<progress max="{steps}" value="{done}"></progress> step {done} of {steps}' if done < steps else ""
-        return {"text/plain": f"[loss curve of {self.run.label} on {self.run.task}]", "text/html": plot(
-            [self.run], self.ghosts
-        ).html(progress)}
+        return {
+            "text/plain": f"[loss curve of {self.run.label} on {self.run.task}]",
+            "text/html": plot([self.run], self.ghosts).html(progress),
+        }
 
 
 def plot(runs, ghosts=(), caption: str = "") -> Picture:

@@ -7,6 +7,7 @@ does not see the page's switch between light and dark.
 from dataclasses import dataclass
 
 import matplotlib
+from matplotlib.figure import Figure
 
 CARD = "#ffffff"
 INK = "#1f2430"
@@ -68,6 +69,6 @@ RC = {
 def figure(columns: int = 1, width: float = 7.2, height: float = 2.9):
     """-> (figure, axes): one row of `columns` axes in the house style. Nothing is drawn on screen."""
     with matplotlib.rc_context(RC):
-        fig = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+        fig = Figure(figsize=(width, height), layout="constrained")
         axes = fig.subplots(1, columns)
     return fig, axes

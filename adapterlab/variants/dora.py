@@ -57,7 +57,8 @@ class DoRA(Variant):
     def effective_weight(self, p, W, b):
         V = W + p.scale * p.lora_B @ p.lora_A  # (d_out, d_in)
         norm = V.detach().norm(dim=1)  # (d_out,)
-        return torch.where(norm > 0, p.lora_m / norm, 1.0)[:, None] * V, b
+        divisor = norm.masked_fill(norm == 0, 1.0)  # 1 / 0 would make m's gradient NaN even where it is not used
+        return torch.where(norm > 0, p.lora_m / divisor, 1.0)[:, None] * V, b
 
     def _norm(self, p, layer):
         row_sq = self.derive(p, layer)["row_sq"] if p.row_sq is None else p.row_sq

@@ -49,17 +49,20 @@ class HRA(Variant):
     def effective_weight(self, p, W, b):
         R = torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
         for u in p.lora_U:
-            if u @ u > 0:
+            if u @ u != 0:  # not "> 0": a NaN must not pass for a zero row
                 R = R @ (torch.eye(len(u), dtype=W.dtype, device=W.device) - 2 * torch.outer(u, u) / (u @ u))
         return W @ R, b
 
     def prepare(self, p, layer):
         """Compact WY (Schreiber and Van Loan 1989): R = I - Q^T T Q, Q the unit rows, T r x r and
-        triangular with T^-1 = striu(Q Q^T) + I/2."""
+        triangular with T^-1 = striu(Q Q^T) + diag(Q Q^T)/2."""
         dtype = arithmetic_dtype(p.lora_U.dtype)
         Q = F.normalize(p.lora_U.to(dtype), dim=1)  # (r, d_in)
         eye = torch.eye(len(Q), dtype=dtype, device=Q.device)
-        T = torch.linalg.solve_triangular((Q @ Q.t()).triu(1) + eye / 2, eye, upper=True)
+        gram = Q @ Q.t()
+        # Not 1: rounded rows are not quite of unit length, and R is a rotation only with the length they have.
+        length_sq = gram.diagonal().masked_fill(gram.diagonal() == 0, 1.0)  # a zero row needs any other number
+        T = torch.linalg.solve_triangular(gram.triu(1) + torch.diag(length_sq / 2), eye, upper=True)
         return T @ Q, Q.t()
 
     def forward(self, prepared, x, y):

@@ -1,0 +1,19 @@
+"""What every notebook does first."""
+
+import logging
+import warnings
+
+import torch
+
+
+def start(seed: int = 0) -> None:
+    """One thread, a seed, and no noise from libraries.
+
+    A model as small as the base model gains nothing from more threads, and loses much where others want
+    them too. What is silenced: PEFT's calls of names that transformers deprecates, and bitsandbytes' hint
+    at import about kernels it could fetch.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
