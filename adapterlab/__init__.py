@@ -13,7 +13,8 @@ al.merge(model)                         # fold into the weights
 """
 
 from .checkpoint import AdapterFileError, BaseMismatchError, load, save
-from .runtime import Adapter, attach, detach, effective_weight, merge
+from .layer import effective_weight
+from .runtime import Adapter, attach, detach, merge
 from .variant import VARIANTS, ParamSpec, Variant, register
 from .variants import HRA, DoRA, LoRA
 

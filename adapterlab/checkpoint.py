@@ -5,7 +5,8 @@ adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
 
     format      1
     library     version of adapterlab that wrote it
-    passes      one per attach: {"variant": name, "fields": {...}, "layers": {path: {"scale": s, "dtype": d}}}
+    passes      one per attach: {"variant": name, "fields": {...}, "layers": {path: {"scale": s, "dtype": d,
+                "fields": what this layer has otherwise, such as its own rank}}}
     base        path -> {"dtype": d, "sha256": digest of weight and bias in float32}
     checksum    SHA-256 over all of the above and over every tensor's name, dtype, shape and bytes
 """
@@ -26,17 +27,8 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .runtime import (
-    DTYPES,
-    Adapter,
-    LayerAdapter,
-    _buffers,
-    _full_name,
-    _install,
-    _refuse_other_root,
-    _specs,
-    adapted_layers,
-)
+from .layer import LayerAdapter, adapted_layers, buffers_of, full_name, specs_of
+from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
 from .variant import VARIANTS, Variant
 from .weights import dense_weight
@@ -67,14 +59,18 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no adapter to save: attach one first")
-    _refuse_other_root(model)
+    refuse_other_root(model)
     passes: dict[str, dict] = {}
     for layer in sorted(layers, key=lambda layer: layer.adapter.order):  # stable: model order within a pass
         adapter = layer.adapter
         entry = passes.setdefault(
             adapter.pass_id, {"variant": adapter.variant.name, "fields": asdict(adapter.variant), "layers": {}}
         )
-        entry["layers"][adapter.path] = {"scale": float(adapter.scale), "dtype": _name(_storage_dtype(adapter))}
+        entry["layers"][adapter.path] = {
+            "scale": float(adapter.scale),
+            "dtype": _name(_storage_dtype(adapter)),
+            "fields": {k: v for k, v in asdict(adapter.variant).items() if v != entry["fields"][k]},
+        }
     header = {
         "format": FORMAT,
         "library": metadata.version("adapterlab"),
@@ -84,11 +80,11 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     tensors = {}
     for layer in layers:
         adapter = layer.adapter
-        specs = _specs(adapter.variant, adapter.path, layer)
+        specs = specs_of(adapter.variant, adapter.path, layer)
         for name, tensor in adapter.tensors().items():
             # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
             stored = tensor.detach().to("cpu", specs[name].storage_dtype(_storage_dtype(adapter)))
-            tensors[_full_name(adapter.path, name)] = stored.contiguous()
+            tensors[full_name(adapter.path, name)] = stored.contiguous()
     header["checksum"] = _checksum(header, tensors)
     _write(Path(path), to_bytes(tensors, {"adapterlab": json.dumps(header)}))
 
@@ -171,15 +167,15 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
     layers = dict(named_layers(model))
     passes, used = [], set()
     for entry in header["passes"]:
-        variant = _variant(entry)
         adapters = {}
         for layer_path, facts in entry["layers"].items():
+            variant = _variant(entry["variant"], entry["fields"] | facts["fields"])
             if layer_path not in layers:
                 raise AdapterFileError(f"{path} adapts {layer_path!r}, which this model does not have")
             if hasattr(layers[layer_path], "adapter"):
                 raise AdapterFileError(f"{layer_path!r} has an attribute `adapter` of its own: it cannot be adapted")
             adapter = _restore(variant, layer_path, layers[layer_path], facts, tensors)
-            used.update(_full_name(layer_path, name) for name in adapter.tensors())
+            used.update(full_name(layer_path, name) for name in adapter.tensors())
             adapters[layer_path] = adapter
         passes.append(adapters)
     if surplus := sorted(set(tensors) - used):
@@ -188,7 +184,7 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
     for adapters in passes:
         for layer_path, adapter in adapters.items():
             adapter.derive(layers[layer_path])
-    return _install(model, passes)
+    return install(model, passes)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -239,21 +235,22 @@ def _check_structure(header: dict) -> None:
             require(isinstance(facts, dict) and isinstance(facts.get("dtype"), str), f"{path!r} must have a dtype")
             scale = facts.get("scale")
             require(isinstance(scale, float) and math.isfinite(scale), f"{path!r} must have a finite scale")
+            require(isinstance(facts.get("fields"), dict), f"{path!r} must have `fields`")
     require(len(paths) == len(set(paths)), "a layer is adapted twice")
     require(isinstance(base, dict) and set(base) == set(paths), "`base` must hold each adapted layer")
 
 
-def _variant(entry: dict) -> Variant:
-    cls = VARIANTS.get(entry["variant"])
+def _variant(name: str, values: dict) -> Variant:
+    cls = VARIANTS.get(name)
     if cls is None:
         raise AdapterFileError(
-            f"the file holds a variant {entry['variant']!r} that is not registered (known: {', '.join(VARIANTS)}): "
+            f"the file holds a variant {name!r} that is not registered (known: {', '.join(VARIANTS)}): "
             "import the module that defines it, then load"
         )
-    if set(entry["fields"]) != {field.name for field in fields(cls)}:
-        raise AdapterFileError(f"the file's fields {entry['fields']} are not those of {cls.__name__}")
+    if set(values) != {field.name for field in fields(cls)}:
+        raise AdapterFileError(f"the file's fields {values} are not those of {cls.__name__}")
     try:
-        return cls(**entry["fields"])
+        return cls(**values)
     except (TypeError, ValueError) as error:
         raise AdapterFileError(f"the file's {cls.__name__} is not valid: {error}") from error
 
@@ -264,24 +261,24 @@ def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors
     if dtype is None:
         raise AdapterFileError(f"{path!r} is stored in {facts['dtype']!r}, which is no dtype of adapters")
     try:
-        specs = _specs(variant, path, layer)
+        specs = specs_of(variant, path, layer)
     except ValueError as error:
         raise AdapterFileError(str(error)) from error
     found = {}
     for name, spec in specs.items():
-        full_name = _full_name(path, name)
-        tensor = tensors.get(full_name)
+        full = full_name(path, name)
+        tensor = tensors.get(full)
         if tensor is None:
-            raise AdapterFileError(f"the tensor {full_name!r} is missing")
+            raise AdapterFileError(f"the tensor {full!r} is missing")
         if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.storage_dtype(dtype):
             raise AdapterFileError(
-                f"{full_name!r} is {tuple(tensor.shape)} {_name(tensor.dtype)} in the file; "
+                f"{full!r} is {tuple(tensor.shape)} {_name(tensor.dtype)} in the file; "
                 f"this model needs {spec.shape} {_name(spec.storage_dtype(dtype))}"
             )
         if not tensor.isfinite().all():
-            raise AdapterFileError(f"{full_name!r} holds values that are not finite")
+            raise AdapterFileError(f"{full!r} holds values that are not finite")
         found[name] = tensor.to(layer.weight.device, copy=True)
-    return LayerAdapter(variant, path, found, _buffers(specs), float(facts["scale"]))
+    return LayerAdapter(variant, path, found, buffers_of(specs), float(facts["scale"]))
 
 
 def _check_base(recorded: dict[str, dict], layers: dict[str, nn.Module], strict: bool) -> None:

@@ -142,8 +142,8 @@ class _AddLowRankRescaled(Function):
 CANCELLED = 0.1
 
 
-@torch.library.custom_op("adapterlab::row_norm", mutates_args=())
-def row_norm(W: Tensor, row_sq: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
+@torch.no_grad()
+def _row_norm(W: Tensor, row_sq: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     """|W + s B A| per row, (d_out,), without forming the (d_out, d_in) sum.
 
     |V|^2 = |W|^2 + 2 s <W A^T, B> + s^2 <B (A A^T), B>, row by row. Where the sum cancels, those rows
@@ -163,6 +163,21 @@ def row_norm(W: Tensor, row_sq: Tensor, A: Tensor, B: Tensor, s: float) -> Tenso
     return norm_sq.clamp_(min=0).sqrt_()
 
 
-@row_norm.register_fake
-def _(W, row_sq, A, B, s):
-    return torch.empty_like(row_sq)
+def _row_norm_vmap(info, in_dims, W, row_sq, A, B, s):
+    """Which rows cancel differs along the batch, so one after the other."""
+
+    def at(i, tensor, dim):
+        return tensor if dim is None else tensor.select(dim, i)
+
+    batch = (tuple(map(at, [i] * 4, (W, row_sq, A, B), in_dims)) for i in range(info.batch_size))
+    return torch.stack([row_norm(*tensors, s) for tensors in batch]), 0
+
+
+# Not torch.library.custom_op, which would import torch.compile's machinery (seconds) at the first call.
+_library = torch.library.Library("adapterlab", "DEF")
+_library.define("row_norm(Tensor W, Tensor row_sq, Tensor A, Tensor B, float s) -> Tensor")
+_library.impl("row_norm", _row_norm, "CompositeExplicitAutograd")
+_library.impl("row_norm", torch.library.fallthrough_kernel, "Autograd")  # none, without a warning: see no_grad above
+torch.library.register_fake("adapterlab::row_norm", lambda W, row_sq, *_: torch.empty_like(row_sq), lib=_library)
+torch.library.register_vmap("adapterlab::row_norm", _row_norm_vmap, lib=_library)
+row_norm = torch.ops.adapterlab.row_norm.default

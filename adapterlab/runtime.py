@@ -1,125 +1,31 @@
-"""attach, detach, merge and the Adapter they hand out: the only file that changes a module.
-
-An adapted layer keeps its class, its weight and its place. It gains one child module, `layer.adapter`,
-that holds the adapter's tensors and is called by a hook. The hooks are module-level functions that find
-everything through the layer they are given, so that deepcopy and pickle copy them right.
-"""
+"""attach, detach, merge, and the Adapter they hand out: what changes a model, whole or not at all."""
 
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from . import calibrate
-from .ops import arithmetic_dtype
+from .layer import (
+    LayerAdapter,
+    adapted_layers,
+    buffers_of,
+    effective_weight,
+    full_name,
+    full_precision,
+    hook,
+    specs_of,
+    unhook,
+)
 from .targets import Patterns, clean, select
-from .variant import ParamSpec, Variant
+from .variant import Variant
 from .weights import dense_weight
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-class LayerAdapter(nn.Module):
-    """`layer.adapter`: one layer's adapter tensors, under their paper names, and how they are applied.
-
-    Attributes:
-        variant: the hyperparameters it was attached with; the tensors' shapes say the layer's rank.
-        scale: of this layer.
-        enabled: False inside `disabled()`. An attribute here, because torch.compile guards it.
-        prepared: inside `frozen()`, what `variant.prepare` gave on entry.
-        path: of the layer in the model that `attach` was given.
-        pass_id, order: the `attach` call it belongs to, and that call's place among them.
-        was_trainable: names of all parameters that required a gradient before the first attach.
-    """
-
-    def __init__(self, variant: Variant, path: str, tensors: dict[str, Tensor], buffers: set[str], scale: float):
-        super().__init__()
-        self.variant, self.path, self.scale = variant, path, scale
-        self.enabled = True
-        self.prepared: tuple | None = None
-        self.handle: RemovableHandle | None = None
-        self.pass_id, self.order, self.was_trainable = "", 0, frozenset()
-        self.derived: tuple[str, ...] = ()
-        for name, tensor in tensors.items():
-            if name in buffers:
-                self.register_buffer(name, tensor)
-            else:
-                self.register_parameter(name, nn.Parameter(tensor))
-
-    def forward(self, layer: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
-            with _full_precision(x.device):
-                return self._apply_variant(layer, x, y)
-        return self._apply_variant(layer, x, y)
-
-    def _apply_variant(self, layer: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-        if self.prepared is not None:
-            if torch.is_grad_enabled():
-                raise RuntimeError(
-                    "a forward pass with gradients inside adapter.frozen() would train on parameters computed "
-                    "before it: leave frozen(), or wrap the call in torch.no_grad()"
-                )
-            return self.variant.forward(self.prepared, x, y)
-        if any(self._buffers[name] is None for name in self.derived) and not torch.compiler.is_compiling():
-            self.derive(layer)
-        return self.variant.forward(self.variant.prepare(self, layer), x, y)
-
-    def derive(self, layer: nn.Module) -> None:
-        """Compute what follows from the base weight, as plain tensors even inside inference_mode."""
-        with torch.inference_mode(False), torch.no_grad(), _full_precision(layer.weight.device):
-            found = self.variant.derive(self, layer)
-        self.derived = tuple(found)
-        for name, tensor in found.items():
-            self.register_buffer(name, tensor, persistent=False)
-
-    def _forget_derived(self) -> None:
-        for name in self.derived:
-            self._buffers[name] = None
-
-    def _apply(self, fn, recurse=True):  # what .to(), .half(), .cuda() ... call
-        before = {name: self._buffers[name] for name in self.derived}
-        super()._apply(fn, recurse)
-        # A cast may round the base weight (and has rounded this buffer): compute it again at the next forward.
-        if any(old is not None and self._buffers[name].dtype != old.dtype for name, old in before.items()):
-            self._forget_derived()
-        return self
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
-        self._forget_derived()  # the base weight may have been loaded too
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What is saved: trained parameters and frozen buffers, by name."""
-        return {**self._parameters, **{n: b for n, b in self._buffers.items() if n not in self.derived}}
-
-    def extra_repr(self) -> str:
-        return f"{self.variant}, scale={self.scale:g}"
-
-
-def _full_precision(device: torch.device) -> torch.autocast:
-    """Outside autocast, which would take the adapter's products to bf16 or fp16."""
-    return torch.autocast(device.type, enabled=False)
-
-
-def _run_on_output(layer: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
-    adapter = layer.adapter
-    return adapter(layer, args[0] if args else kwargs["input"], y) if adapter.enabled else None
-
-
-def _run_on_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    adapter = layer.adapter
-    if not adapter.enabled:
-        return None
-    if args:
-        return (adapter(layer, args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "input": adapter(layer, kwargs["input"])}
-
 
 # ---- attach ---------------------------------------------------------------------------------------
 
@@ -161,7 +67,7 @@ def attach(
         raise ValueError(f"{variant.name} starts from data: pass calibration_data, an iterable of batches")
     if variant.data == "none" and calibration_data is not None:
         raise ValueError(f"{variant.name} takes no calibration data: leave calibration_data out")
-    _refuse_other_root(model)
+    refuse_other_root(model)
     chosen = select(model, targets, exclude, layers)
     taken = [path for path, layer in chosen.items() if hasattr(layer, "adapter")]
     if taken:
@@ -172,31 +78,20 @@ def attach(
     adapters = {}
     for path, layer in chosen.items():
         dense_weight(layer)  # refuses what cannot be read, before any tensor is made
-        specs = _specs(variant, path, layer)
+        specs = specs_of(variant, path, layer)
         tensors = {name: spec.make_tensor(dtype, layer.weight.device) for name, spec in specs.items()}
-        adapters[path] = LayerAdapter(variant, path, tensors, _buffers(specs), variant.layer_scale())
-        with torch.no_grad(), _full_precision(layer.weight.device):
+        adapters[path] = LayerAdapter(variant, path, tensors, buffers_of(specs), variant.layer_scale())
+        with torch.no_grad(), full_precision(layer.weight.device):
             adapters[path].derive(layer)
             variant.init(adapters[path], layer)
     if calibration_data is not None:
         # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
         with closing(calibrate.layer_inputs(model, chosen, calibration_data)) as batches:
             variant.group_init(adapters, batches)
-    return _install(model, [adapters])
+    return install(model, [adapters])
 
 
-def _specs(variant: Variant, path: str, layer: nn.Module) -> dict[str, ParamSpec]:
-    try:
-        return variant.specs(layer.in_features, layer.out_features)
-    except ValueError as error:
-        raise ValueError(f"{variant.name} does not fit layer {path!r}: {error}") from None
-
-
-def _buffers(specs: dict[str, ParamSpec]) -> set[str]:
-    return {name for name, spec in specs.items() if spec.as_buffer}
-
-
-def _install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapter":
+def install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapter":
     """Put finished adapters on their layers and freeze the rest; on failure take all of it back."""
     present = adapted_layers(model)
     if present:
@@ -211,11 +106,11 @@ def _install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapte
             for path, adapter in adapters.items():
                 adapter.pass_id, adapter.order, adapter.was_trainable = ids[-1], order, was_trainable
                 installed.append(layers[path])
-                _hook(layers[path], adapter)
+                hook(layers[path], adapter)
             order += 1
     except BaseException:
         for layer in installed:
-            _unhook(layer)
+            unhook(layer)
         raise
     ours = {id(p) for layer in adapted_layers(model) for p in layer.adapter.parameters()}
     for parameter in model.parameters():
@@ -223,21 +118,6 @@ def _install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapte
             parameter.requires_grad_(False)
     _forget_compiled()
     return Adapter(model, ids)
-
-
-def _hook(layer: nn.Module, adapter: LayerAdapter) -> None:
-    adapter.train(layer.training)
-    layer.adapter = adapter
-    if adapter.variant.side == "output":
-        adapter.handle = layer.register_forward_hook(_run_on_output, with_kwargs=True)
-    else:
-        adapter.handle = layer.register_forward_pre_hook(_run_on_input, with_kwargs=True)
-
-
-def _unhook(layer: nn.Module) -> None:
-    adapter = layer._modules.pop("adapter", None)  # None, or without a hook: an interrupt while it was put on
-    if adapter is not None and adapter.handle is not None:
-        adapter.handle.remove()
 
 
 def _trainable(model: nn.Module) -> list[str]:
@@ -248,11 +128,6 @@ def _forget_compiled() -> None:
     """torch.compile does not guard hooks: compiled code would go on without, or with, the adapter."""
     if "torch._dynamo" in sys.modules:  # not imported: nothing was ever compiled
         torch.compiler.reset()
-
-
-def adapted_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of `model` that have an adapter of ours, in model order."""
-    return [module for module in model.modules() if isinstance(getattr(module, "adapter", None), LayerAdapter)]
 
 
 # ---- the handle -----------------------------------------------------------------------------------
@@ -277,7 +152,7 @@ class Adapter:
         for layer in self._layers():
             for name, parameter in layer.adapter.named_parameters():
                 if parameter.requires_grad:
-                    yield _full_name(layer.adapter.path, name), parameter
+                    yield full_name(layer.adapter.path, name), parameter
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What to give the optimiser."""
@@ -323,7 +198,7 @@ class Adapter:
         try:
             with torch.no_grad():
                 for layer in self._layers():
-                    with _full_precision(layer.weight.device):
+                    with full_precision(layer.weight.device):
                         prepared = layer.adapter.variant.prepare(layer.adapter, layer)
                     # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
                     layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
@@ -347,10 +222,6 @@ class Adapter:
         return f"Adapter({variants}, {len(self.targets)} layers, {self.num_parameters:,} trained parameters)"
 
 
-def _full_name(path: str, name: str) -> str:
-    return f"{path}.adapter.{name}" if path else f"adapter.{name}"
-
-
 # ---- detach, merge, effective_weight --------------------------------------------------------------
 
 
@@ -362,17 +233,17 @@ def detach(model: nn.Module) -> None:
 def _remove(model: nn.Module, layers: list[nn.Module]) -> None:
     if not layers:
         return
-    _refuse_other_root(model)
+    refuse_other_root(model)
     was_trainable = layers[0].adapter.was_trainable
     for layer in layers:
-        _unhook(layer)
+        unhook(layer)
     if not adapted_layers(model):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(clean(name) in was_trainable)
     _forget_compiled()
 
 
-def _refuse_other_root(model: nn.Module) -> None:
+def refuse_other_root(model: nn.Module) -> None:
     """Paths and flags were recorded from the module that attach was given; another root would mix them up."""
     for path, module in model.named_modules():
         adapter = getattr(module, "adapter", None)
@@ -396,7 +267,7 @@ def merge(model: nn.Module) -> None:
     layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no adapter to merge")
-    _refuse_other_root(model)
+    refuse_other_root(model)
     _refuse_tied(model, layers)
     for layer in layers:  # all are tried before any is changed; W' is made twice rather than kept for all layers
         if not all(t is None or t.isfinite().all() for t in _merged(layer)):
@@ -425,23 +296,3 @@ def _refuse_tied(model: nn.Module, layers: list[nn.Module]) -> None:
             if parameter is not None and len(tied) > 1:
                 shared = " and ".join(map(repr, tied))
                 raise ValueError(f"{shared} are one tensor: merging would change both, untie them")
-
-
-def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The dense (W', b') that an adapted layer stands for, by the variant's equation.
-
-    Returns:
-        W' (d_out, d_in) and b' (d_out,) or None, in float32 or float64, differentiable in the adapter's
-        parameters. The switch of `disabled()` is not looked at.
-
-    Raises:
-        ValueError: the layer has no adapter.
-    """
-    adapter = getattr(layer, "adapter", None)
-    if not isinstance(adapter, LayerAdapter):
-        raise ValueError(f"this {type(layer).__name__} has no adapter: pass a layer named in adapter.targets")
-    W, b = dense_weight(layer), layer.bias
-    dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in adapter.tensors().values()))
-    p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in adapter.tensors().items()})
-    with _full_precision(W.device):
-        return adapter.variant.effective_weight(p, W.to(dtype), None if b is None else b.detach().to(dtype))

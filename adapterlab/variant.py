@@ -124,7 +124,8 @@ class Variant(ABC):
         """Data-driven start, at attach; `load` never calls it.
 
         Args:
-            layers: module path -> the layer's `p`, its tensors already at their plain start.
+            layers: module path -> the layer's `p`, its tensors already at their plain start. A layer given
+                another rank gets other tensors, and `p.variant` with that rank.
             batches: for each calibration batch, module path -> that layer's inputs, (tokens, d_in).
         """
 

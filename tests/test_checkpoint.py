@@ -1,5 +1,6 @@
 """save and load: bit-equal round trips; every other file is refused in a sentence, with the model unchanged."""
 
+import copy
 import dataclasses
 import errno
 import json
@@ -650,3 +651,22 @@ def test_a_readers_variant_is_saved_and_loaded_and_named_when_it_is_missing(path
     assert relative(fresh(x), model(x)) < 5e-6
     del registry["shift"]
     refused(path, "'shift' that is not registered.*import the module")
+
+
+def test_a_layer_keeps_its_own_rank_and_scale(tmp_path):
+    """As rank redistribution leaves them: tensors of another shape than the pass's fields say."""
+    model = small_model(torch.float32, bias=True)
+    fresh = copy.deepcopy(model)
+    al.attach(model, al.LoRA(r=4, alpha=6))
+    first = next(layer for layer in model if hasattr(layer, "adapter"))
+    first.adapter.variant = al.LoRA(r=2, alpha=6)
+    first.adapter.lora_A = torch.nn.Parameter(torch.randn(2, first.in_features))
+    first.adapter.lora_B = torch.nn.Parameter(torch.randn(first.out_features, 2))
+    first.adapter.scale = 0.25
+    x = torch.randn(3, first.in_features)
+    al.save(model, tmp_path / "ranks.safetensors")
+    al.load(fresh, tmp_path / "ranks.safetensors")
+    assert torch.equal(fresh(x), model(x))
+    again = [layer.adapter for layer in fresh if hasattr(layer, "adapter")]
+    assert [a.variant.r for a in again] == [len(a.lora_A) for a in again] == [2, 4]
+    assert again[0].scale == 0.25

@@ -70,7 +70,7 @@ def test_the_documented_lines(variant, tmp_path, monkeypatch):
 def test_the_example_in_the_packages_docstring_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example = inspect.cleandoc(al.__doc__.split("\n\n", 1)[1])
-    code = "\n".join(line.removeprefix("    ") for line in example.splitlines())
+    code = example.removeprefix("```python\n").removesuffix("```")
     assert "al.attach" in code and "al.merge(model)" in code
     model = tiny_llama()
     exec(compile(code, "adapterlab.__doc__", "exec"), {"model": model})
@@ -231,8 +231,9 @@ import sys
 import torch
 import adapterlab as al
 layer = torch.nn.Linear(6, 5)
-with al.attach(layer, al.HRA(r=2)):
-    layer(torch.zeros(2, 6)).sum().backward()
+for variant in (al.DoRA(r=2), al.HRA(r=2)):
+    with al.attach(layer, variant):
+        layer(torch.zeros(2, 6)).sum().backward()
 al.attach(layer, al.LoRA(r=2))
 al.merge(layer)
 assert "torch._dynamo" not in sys.modules

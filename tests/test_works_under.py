@@ -483,7 +483,6 @@ def test_func_grad_equals_backward(variant, dtype, reloaded):
     assert_close(found, gradients(adapter), 1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @each_variant
 @each_func_dtype
 @pytest.mark.parametrize("reloaded", [False, True], ids=["", "after load_state_dict"])
@@ -505,7 +504,6 @@ def test_vmap_over_stacked_parameters(variant, dtype, reloaded):
         assert_close({name: slope[i] for name, slope in slopes.items()}, gradients(adapter), bound)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @each_variant
 @each_func_dtype
 def test_vmap_over_inputs_gives_gradients_per_example(variant, dtype):
