@@ -131,3 +131,44 @@ def test_notebooks_open_in_colab(visit):
             repository["url"].replace("https://github.com", "https://colab.research.google.com/github")
             + f"/blob/{repository['branch']}/{name}"
         )
+
+
+# ---- accessibility ----------------------------------------------------------------------------------
+
+# Faults of the theme, not ours: (axe's rule, what the fault's selector holds, why it is left).
+THEIRS = [
+    ("label-content-name-mismatch", ".search-button-field", "the theme's search button shows Ctrl + K beside its name"),
+    ("label-content-name-mismatch", ".theme-switch-button", "the theme's switch has its state as text, unseen"),
+    ("label-content-name-mismatch", "summary", "sphinx-togglebutton names each folded cell 'Toggle hidden content'"),
+    ("label-content-name-mismatch", ".nav-link", "the theme's contents of a page without headings"),
+    ("aria-required-children", ".citation-list", "docutils' list of citations holds their targets beside them"),
+]
+
+FAULTS = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations
+    .filter((fault) => ["serious", "critical"].includes(fault.impact))
+    .flatMap((fault) => fault.nodes.map((node) => [fault.id, node.target.join(" "), node.failureSummary]));
+}"""
+
+
+@pytest.fixture(scope="module")
+def axe():
+    if not vendor.have_npm() and not (vendor.TEST_VENDOR / f"{vendor.AXE.spec}.js").is_file():
+        pytest.skip("npm is not installed, so axe-core cannot be fetched")
+    return vendor.axe()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", PAGES)
+def test_accessibility(visit, axe, name, view):
+    """No serious or critical fault by axe-core, in light, in dark, and on a phone."""
+    page, _ = visit(name, view)
+    page.wait_for_load_state("networkidle")
+    page.evaluate(axe)
+    faults = [
+        (rule, selector, why)
+        for rule, selector, why in page.evaluate(FAULTS)
+        if not any(rule == theirs and part in selector for theirs, part, _ in THEIRS)
+    ]
+    assert not faults, "\n".join(f"{rule} at {selector}: {why}" for rule, selector, why in faults)

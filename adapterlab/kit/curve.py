@@ -37,13 +37,16 @@ class LiveCurve:
         if self.run.losses:
             self.bar.set_postfix(loss=f"{self.run.losses[-1]:.3f}", refresh=False)
         if self.handle and time.monotonic() - self.drawn_at > SECONDS_PER_FRAME:
-            self.handle.update(self._bundle(), raw=True)
+            self._show()
             self.drawn_at = time.monotonic()
 
     def __exit__(self, *_) -> None:
         self.bar.close()
         if self.handle:
-            self.handle.update(self._bundle(), raw=True)
+            self._show(last=True)
+
+    def _show(self, last: bool = False) -> None:
+        self.handle.update(self._bundle(), raw=True)
 
     def _bundle(self) -> dict[str, str]:
         done, steps = len(self.run.losses), self.run.steps

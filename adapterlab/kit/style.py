@@ -13,6 +13,7 @@ CARD = "#ffffff"
 INK = "#1f2430"
 MUTED = "#636b78"
 GRID = "#e5e7eb"
+PHONE = 3.7  # inches: the text of a figure this wide is as large on a phone as on a page
 
 
 @dataclass(frozen=True)

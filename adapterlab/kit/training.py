@@ -8,6 +8,7 @@ import torch
 from . import batches, tasks
 from .base import evaluate
 from .curve import LiveCurve
+from .trace import Trace, Tracer
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Run:
     Attributes:
         losses: nats per answer token of each step's batch, before the step.
         evaluations: (steps done, held-out exact match, held-out loss), the first before any step.
+        trace: answers, gradients and singular values by step, if they were asked for.
     """
 
     task: str
@@ -26,6 +28,7 @@ class Run:
     seed: int
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float | None, float]] = field(default_factory=list)
+    trace: Trace | None = None
 
     @property
     def exact_match(self) -> float | None:
@@ -50,6 +53,7 @@ def train(
     evaluate_every: int = 10,
     label: str | None = None,
     ghosts: Sequence[Run] = (),
+    trace: tuple[str, str] | None = None,
     live: bool = True,
 ) -> Run:
     """Teach a task to every parameter that requires a gradient: the adapter's after `attach`, else all.
@@ -64,6 +68,8 @@ def train(
         evaluate_every: steps between two scores on held-out examples.
         label: the run's name in the picture; default the adapter's variant, or "full".
         ghosts: earlier runs to draw behind this one.
+        trace: a prompt and the answer it should get, such as ("57+28=", "58"): the run also keeps what the run
+            scrubber shows, and in a notebook the scrubber takes the curve's place.
         live: False draws nothing and prints nothing.
 
     Raises:
@@ -81,8 +87,11 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)) * (1 - step / steps)
     )
+    optimizer.zero_grad()  # a gradient that somebody left would be a step of its own
     training = model.training
-    with LiveCurve(run, ghosts, live) as curve:
+    tracer = Tracer(model, tokenizer, *trace) if trace else None
+    run.trace = tracer.trace if tracer else None
+    with _live_curve(run, ghosts, live) as curve:
         _score(run, model, tokenizer, 0)
         model.train()
         try:
@@ -95,6 +104,9 @@ def train(
                         f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr:g}"
                     )
                 loss.backward()
+                if tracer:
+                    tracer.look(step)
+                    tracer.gradients()
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 schedule.step()
@@ -102,10 +114,20 @@ def train(
                 run.losses.append(loss.item())
                 if (step + 1) % evaluate_every == 0 or step + 1 == steps:
                     _score(run, model, tokenizer, step + 1)
+                if tracer and step + 1 == steps:
+                    tracer.look(steps, last=True)
                 curve.draw()
         finally:
             model.train(training)
     return run
+
+
+def _live_curve(run: Run, ghosts: Sequence[Run], live: bool) -> LiveCurve:
+    if run.trace and live:
+        from .widgets.run_scrubber import LiveScrubber  # here, because a plain curve needs no widgets
+
+        return LiveScrubber(run, ghosts)
+    return LiveCurve(run, ghosts, live)
 
 
 def _score(run: Run, model, tokenizer, step: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 VENDOR = BOOK / "_vendor"
+TEST_VENDOR = ROOT / "tests" / "_vendor"
 BUILD = ROOT / "_build"
 
 

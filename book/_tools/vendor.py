@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from paths import VENDOR
+from paths import TEST_VENDOR, VENDOR
 
 
 class VendorError(Exception):
@@ -59,6 +59,13 @@ PACKAGES = [
         },
     ),
 ]
+
+# For the browser tests alone; it is in no page.
+AXE = Package(
+    "axe-core@4.14.1",
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+    {"package/axe.min.js": "axe.min.js"},
+)
 
 
 def have_npm() -> bool:
@@ -105,6 +112,19 @@ def download(package: Package) -> bytes:
             why = (result.stderr.strip().splitlines() or ["it gave no reason"])[-1]
             raise VendorError(f"npm could not fetch {package.spec}: {why}")
         return tarballs[0].read_bytes()
+
+
+def axe(destination: Path = TEST_VENDOR) -> str:
+    """axe-core's source, from npm the first time."""
+    file = destination / f"{AXE.spec}.js"
+    if not file.is_file():
+        destination.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination) as folder:
+            tarball = download(AXE)
+            check_hash(AXE, tarball)
+            unpack(AXE, tarball, Path(folder))
+            (Path(folder) / "axe.min.js").rename(file)
+    return file.read_text("utf-8")
 
 
 def pins() -> str:
