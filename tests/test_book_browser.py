@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 import yaml
 from playwright.sync_api import sync_playwright
@@ -74,9 +75,17 @@ def source(name: str) -> str:
     return next(path.read_text() for path in (ROOT / f"{name}.md", ROOT / f"{name}.ipynb") if path.exists())
 
 
+def prose(name: str) -> str:
+    """What a page's author wrote outside code; of a notebook its Markdown cells."""
+    text = source(name)
+    if (ROOT / f"{name}.ipynb").exists():
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+
+
 def has_math(name: str) -> bool:
-    text = re.sub(r"```.*?```|`[^`]*`", "", source(name), flags=re.DOTALL)
-    return bool(re.search(r"\$[^$\n]+\$", text))
+    return bool(re.search(r"\$[^$\n]+\$", prose(name)))
 
 
 def shoot(page, name: str, view: str) -> None:
@@ -85,9 +94,50 @@ def shoot(page, name: str, view: str) -> None:
     page.screenshot(path=folder / f"{name.replace('/', '-')}.png", full_page=True)
 
 
+# ---- accessibility ----------------------------------------------------------------------------------
+
+# Faults of the theme, not ours: (axe's rule, what the fault's selector holds, why it is left).
+THEIRS = [
+    ("label-content-name-mismatch", ".search-button-field", "the theme's search button shows Ctrl + K beside its name"),
+    ("label-content-name-mismatch", ".theme-switch-button", "the theme's switch has its state as text, unseen"),
+    ("label-content-name-mismatch", "summary", "sphinx-togglebutton names each folded cell 'Toggle hidden content'"),
+    ("label-content-name-mismatch", ".nav-link", "the theme's contents of a page without headings"),
+    ("aria-required-children", ".citation-list", "docutils' list of citations holds their targets beside them"),
+]
+
+FAULTS = """async () => {
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations
+    .filter((fault) => ["serious", "critical"].includes(fault.impact))
+    .flatMap((fault) => fault.nodes.map((node) => [fault.id, node.target.join(" "), node.failureSummary]));
+}"""
+
+
+@pytest.fixture(scope="module")
+def axe():
+    if not vendor.have_npm() and not (vendor.TEST_VENDOR / f"{vendor.AXE.spec}.js").is_file():
+        return None  # no npm to fetch it with; in CI there is, and `site` asks for it
+    return vendor.axe()
+
+
+def accessibility_faults(page, axe) -> list[str]:
+    """What axe-core calls serious or critical, and is ours."""
+    if axe is None:
+        return []
+    page.evaluate(axe)
+    return [
+        f"{rule} at {selector}: {why}"
+        for rule, selector, why in page.evaluate(FAULTS)
+        if not any(rule == theirs and part in selector for theirs, part, _ in THEIRS)
+    ]
+
+
+# ---- pages ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("name", PAGES)
-def test_page(visit, name, view):
+def test_page(visit, axe, name, view):
     page, complaints = visit(name, view)
     heading = page.locator("article h1").first.inner_text()
     assert heading.strip() and CONFIG["title"] in page.title()
@@ -95,12 +145,14 @@ def test_page(visit, name, view):
         page.wait_for_selector("mjx-container", timeout=20_000)
     views = page.locator("script[type='application/vnd.jupyter.widget-view+json']").count()
     if views:
-        page.wait_for_function("document.querySelectorAll('.widget-subarea').length >= 1", timeout=20_000)
+        page.wait_for_function(f"document.querySelectorAll('.widget-subarea').length >= {views}", timeout=20_000)
     page.wait_for_load_state("networkidle")
     shoot(page, name, view)
     assert not complaints, "\n".join(complaints)
     too_wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert too_wide <= 1, f"the page scrolls sideways by {too_wide} px"
+    faults = accessibility_faults(page, axe)
+    assert not faults, "\n".join(faults)
 
 
 def test_the_front_page_leads_into_the_book(visit):
@@ -131,44 +183,3 @@ def test_notebooks_open_in_colab(visit):
             repository["url"].replace("https://github.com", "https://colab.research.google.com/github")
             + f"/blob/{repository['branch']}/{name}"
         )
-
-
-# ---- accessibility ----------------------------------------------------------------------------------
-
-# Faults of the theme, not ours: (axe's rule, what the fault's selector holds, why it is left).
-THEIRS = [
-    ("label-content-name-mismatch", ".search-button-field", "the theme's search button shows Ctrl + K beside its name"),
-    ("label-content-name-mismatch", ".theme-switch-button", "the theme's switch has its state as text, unseen"),
-    ("label-content-name-mismatch", "summary", "sphinx-togglebutton names each folded cell 'Toggle hidden content'"),
-    ("label-content-name-mismatch", ".nav-link", "the theme's contents of a page without headings"),
-    ("aria-required-children", ".citation-list", "docutils' list of citations holds their targets beside them"),
-]
-
-FAULTS = """async () => {
-  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
-  return violations
-    .filter((fault) => ["serious", "critical"].includes(fault.impact))
-    .flatMap((fault) => fault.nodes.map((node) => [fault.id, node.target.join(" "), node.failureSummary]));
-}"""
-
-
-@pytest.fixture(scope="module")
-def axe():
-    if not vendor.have_npm() and not (vendor.TEST_VENDOR / f"{vendor.AXE.spec}.js").is_file():
-        pytest.skip("npm is not installed, so axe-core cannot be fetched")
-    return vendor.axe()
-
-
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", PAGES)
-def test_accessibility(visit, axe, name, view):
-    """No serious or critical fault by axe-core, in light, in dark, and on a phone."""
-    page, _ = visit(name, view)
-    page.wait_for_load_state("networkidle")
-    page.evaluate(axe)
-    faults = [
-        (rule, selector, why)
-        for rule, selector, why in page.evaluate(FAULTS)
-        if not any(rule == theirs and part in selector for theirs, part, _ in THEIRS)
-    ]
-    assert not faults, "\n".join(f"{rule} at {selector}: {why}" for rule, selector, why in faults)
