@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# One thread: small models gain nothing from more, and sums stay the same. -n 2: two test processes.
+# One thread: small models gain nothing from more, and sums stay the same.
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +23,8 @@ book: $(READY) ## Build the book into _build/html
 test: $(READY) ## Run every check and every test, the notebooks' outputs included
 	@$(BIN)/ruff check .
 	@$(BIN)/python book/_tools/chromium.py
-	@$(BIN)/python -m pytest --nbval -n 2 --dist loadscope
+	@# Three processes for two cores, since browsers and kernels often wait; in the order given, longest first.
+	@$(BIN)/python -m pytest --nbval -n 3 --dist loadscope --no-loadscope-reorder
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)
 	@$(BIN)/python book/_tools/execute.py

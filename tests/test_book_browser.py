@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 import chromium
 import vendor
 from build_book import build
-from paths import BUILD, ROOT, notebooks
+from paths import BUILD, ROOT
 from serve import serving
 
 pytestmark = pytest.mark.browser
@@ -88,6 +88,12 @@ def has_math(name: str) -> bool:
     return bool(re.search(r"\$[^$\n]+\$", prose(name)))
 
 
+def colab_address(notebook: str) -> str:
+    repository = CONFIG["repository"]
+    there = repository["url"].replace("https://github.com", "https://colab.research.google.com/github")
+    return f"{there}/blob/{repository['branch']}/{notebook}"
+
+
 def shoot(page, name: str, view: str) -> None:
     folder = BUILD / "screenshots" / view
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,8 @@ def test_page(visit, axe, name, view):
     assert not complaints, "\n".join(complaints)
     too_wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert too_wide <= 1, f"the page scrolls sideways by {too_wide} px"
+    if (ROOT / f"{name}.ipynb").exists():
+        assert page.locator("a[href*='colab']").first.get_attribute("href") == colab_address(f"{name}.ipynb")
     faults = accessibility_faults(page, axe)
     assert not faults, "\n".join(faults)
 
@@ -169,17 +177,3 @@ def test_a_broken_page_is_noticed(visit):
     page.wait_for_timeout(500)
     heard = "\n".join(complaints)
     assert "spoken" in heard and "example.org" in heard and "thrown" in heard and "no-such-file" in heard
-
-
-def test_notebooks_open_in_colab(visit):
-    repository = CONFIG["repository"]
-    for path in notebooks():
-        name = str(path.relative_to(ROOT))
-        if name.removesuffix(".ipynb") not in PAGES:
-            continue
-        page, _ = visit(name.removesuffix(".ipynb"))
-        colab = page.locator("a[href*='colab']").first.get_attribute("href")
-        assert colab == (
-            repository["url"].replace("https://github.com", "https://colab.research.google.com/github")
-            + f"/blob/{repository['branch']}/{name}"
-        )
