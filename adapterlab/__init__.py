@@ -16,16 +16,22 @@ from .checkpoint import AdapterFileError, BaseMismatchError, load, save
 from .layer import effective_weight
 from .runtime import Adapter, attach, detach, merge
 from .variant import VARIANTS, ParamSpec, Variant, register
-from .variants import HRA, DoRA, LoRA
+from .variants import EVA, HRA, IA3, IA3FF, AntiPaSTO, DeLoRA, DoRA, LoRA, PiSSA
 
 __all__ = [
     "Adapter",
     "AdapterFileError",
+    "AntiPaSTO",
     "BaseMismatchError",
+    "DeLoRA",
     "DoRA",
+    "EVA",
     "HRA",
+    "IA3",
+    "IA3FF",
     "LoRA",
     "ParamSpec",
+    "PiSSA",
     "VARIANTS",
     "Variant",
     "attach",

@@ -37,6 +37,8 @@ class LayerAdapter(nn.Module):
         self.handle: RemovableHandle | None = None
         self.pass_id, self.order, self.was_trainable = "", 0, frozenset()
         self.derived: tuple[str, ...] = ()
+        if variant.steerable:  # a tensor, so that a change neither recompiles nor is baked in; float64 holds any float
+            self.register_buffer("coefficient", torch.ones((), dtype=torch.float64), persistent=False)
         for name, tensor in tensors.items():
             if name in buffers:
                 self.register_buffer(name, tensor)
@@ -65,7 +67,7 @@ class LayerAdapter(nn.Module):
         """Compute what follows from the base weight, as plain tensors even inside inference_mode."""
         with torch.inference_mode(False), torch.no_grad(), full_precision(layer.weight.device):
             found = self.variant.derive(self, layer)
-        self.derived = tuple(found)
+        self.derived = tuple(found)  # of the buffers that are not saved, those to be computed again
         for name, tensor in found.items():
             self.register_buffer(name, tensor, persistent=False)
 
@@ -87,7 +89,8 @@ class LayerAdapter(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved: trained parameters and frozen buffers, by name."""
-        return {**self._parameters, **{n: b for n, b in self._buffers.items() if n not in self.derived}}
+        unsaved = self._non_persistent_buffers_set
+        return {**self._parameters, **{n: b for n, b in self._buffers.items() if n not in unsaved}}
 
     def extra_repr(self) -> str:
         return f"{self.variant}, scale={self.scale:g}"
@@ -166,5 +169,7 @@ def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     W, b = dense_weight(layer), layer.bias
     dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in adapter.tensors().values()))
     p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in adapter.tensors().items()})
+    if adapter.variant.steerable:
+        p.coefficient = adapter.coefficient
     with full_precision(W.device):
         return adapter.variant.effective_weight(p, W.to(dtype), None if b is None else b.detach().to(dtype))

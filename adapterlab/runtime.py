@@ -1,5 +1,7 @@
 """attach, detach, merge, and the Adapter they hand out: what changes a model, whole or not at all."""
 
+import functools
+import math
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -87,7 +89,11 @@ def attach(
     if calibration_data is not None:
         # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
         with closing(calibrate.layer_inputs(model, chosen, calibration_data)) as batches:
+            for path, adapter in adapters.items():
+                adapter.base_weight = functools.partial(dense_weight, chosen[path])
             variant.group_init(adapters, batches)
+            for adapter in adapters.values():  # it must not keep the layer alive, nor be pickled with it
+                del adapter.base_weight
     return install(model, [adapters])
 
 
@@ -165,16 +171,35 @@ class Adapter:
 
     @property
     def coefficient(self) -> float:
-        """Of variants that can be steered; the others raise AttributeError."""
-        raise AttributeError(self._no_coefficient())
+        """How far the trained difference is turned up: 1 as trained, 0 the base bit for bit, -1 the other way.
+
+        Not saved; forward, effective_weight and merge honour it. Only variants that can be steered have it, which
+        is AntiPaSTO.
+
+        Raises:
+            AttributeError: another variant is among the layers.
+            ValueError: set to something that is no finite number.
+        """
+        return self._steered()[0].adapter.coefficient.item()
 
     @coefficient.setter
     def coefficient(self, value: float) -> None:
-        raise AttributeError(self._no_coefficient())
+        layers = self._steered()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"coefficient = {value!r}: it must be a finite number")
+        with torch.no_grad():
+            for layer in layers:
+                layer.adapter.coefficient.fill_(value)
+                if layer.adapter.prepared is not None:  # inside frozen()
+                    _freeze(layer)
 
-    def _no_coefficient(self) -> str:
-        names = " + ".join(dict.fromkeys(layer.adapter.variant.name for layer in self._layers())) or "detached adapter"
-        return f"there is no coefficient to read or set: this is {names}, which cannot be steered"
+    def _steered(self) -> list[nn.Module]:
+        layers = self._layers()
+        rigid = [layer.adapter.variant.name for layer in layers if not layer.adapter.variant.steerable]
+        if rigid or not layers:
+            names = " + ".join(dict.fromkeys(rigid)) or "detached adapter"
+            raise AttributeError(f"there is no coefficient to read or set: this is {names}, which cannot be steered")
+        return layers
 
     @contextmanager
     def disabled(self):
@@ -198,10 +223,7 @@ class Adapter:
         try:
             with torch.no_grad():
                 for layer in self._layers():
-                    with full_precision(layer.weight.device):
-                        prepared = layer.adapter.variant.prepare(layer.adapter, layer)
-                    # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
-                    layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
+                    _freeze(layer)
             yield self
         finally:
             for adapter, prepared in before:
@@ -220,6 +242,13 @@ class Adapter:
     def __repr__(self) -> str:
         variants = " + ".join(dict.fromkeys(repr(layer.adapter.variant) for layer in self._layers())) or "detached"
         return f"Adapter({variants}, {len(self.targets)} layers, {self.num_parameters:,} trained parameters)"
+
+
+def _freeze(layer: nn.Module) -> None:
+    with full_precision(layer.weight.device):
+        prepared = layer.adapter.variant.prepare(layer.adapter, layer)
+    # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
+    layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
 
 
 # ---- detach, merge, effective_weight --------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar, Literal
 
@@ -74,11 +74,14 @@ class Variant(ABC):
         name: the key in `VARIANTS`, set by `register`.
         side: "output" if the variant changes what the layer returns, "input" if what it is given.
         data: whether `attach` needs calibration data: "none", "optional" or "required".
+        steerable: whether its strength can be set after training, through `adapter.coefficient`. `p` then has
+            a tensor `coefficient` (), which is not saved and which the maths must honour.
     """
 
     name: ClassVar[str] = ""
     side: ClassVar[Literal["output", "input"]] = "output"
     data: ClassVar[Literal["none", "optional", "required"]] = "none"
+    steerable: ClassVar[bool] = False
 
     @abstractmethod
     def specs(self, d_in: int, d_out: int) -> dict[str, ParamSpec]:
@@ -120,13 +123,15 @@ class Variant(ABC):
         """Tensors that follow from the base weight and are not saved; made again when the weight changes."""
         return {}
 
-    def group_init(self, layers: Mapping[str, nn.Module], batches: Iterable[Mapping[str, Tensor]]) -> None:
+    def group_init(self, layers: MutableMapping[str, nn.Module], batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Data-driven start, at attach; `load` never calls it.
 
         Args:
-            layers: module path -> the layer's `p`, its tensors already at their plain start. A layer given
-                another rank gets other tensors, and `p.variant` with that rank.
-            batches: for each calibration batch, module path -> that layer's inputs, (tokens, d_in).
+            layers: module path -> the layer's `p`, its tensors already at their plain start; here alone
+                `p.base_weight()` gives W (d_out, d_in). A layer given another rank gets other tensors, and
+                `p.variant` with that rank; a layer deleted from `layers` is left without an adapter.
+            batches: for each calibration batch, module path -> that layer's inputs, (tokens, d_in). Layers that
+                were called with one and the same tensor get one and the same tensor here.
         """
 
 
