@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
+import adapterlab as al
 import chromium
 
 torch.set_num_threads(1)
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "browsing"]
 
 MAY_SKIP_IN_CI = ("gpu", "avx512bf16")
+
+
+@pytest.fixture
+def registry():
+    """al.VARIANTS; what a test registers is gone after it."""
+    before = dict(al.VARIANTS)
+    yield al.VARIANTS
+    al.VARIANTS.clear()
+    al.VARIANTS.update(before)
 
 
 def in_ci() -> bool:

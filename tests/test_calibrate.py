@@ -14,14 +14,6 @@ from helpers import linear, randn, relative, small_model, tiny_llama
 
 
 @pytest.fixture
-def registry():
-    before = dict(al.VARIANTS)
-    yield al.VARIANTS
-    al.VARIANTS.clear()
-    al.VARIANTS.update(before)
-
-
-@pytest.fixture
 def MeanInput(registry):
     """y + lora_gain * mean input: starts from data, and says with `data` whether it must."""
 

@@ -20,7 +20,7 @@ from torch import nn
 import adapterlab as al
 from adapterlab.checkpoint import _checksum
 from anatomy import anatomy, bits, unchanged
-from helpers import FLOATS, IDS, VARIANTS, far_from_start, linear, randn, relative, small_model
+from helpers import FLOATS, IDS, VARIANTS, attach, far_from_start, linear, randn, relative, small_model
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 
@@ -30,19 +30,10 @@ def path(tmp_path):
     return tmp_path / "adapter.safetensors"
 
 
-@pytest.fixture
-def registry():
-    """What a test registers is gone after it."""
-    before = dict(al.VARIANTS)
-    yield al.VARIANTS
-    al.VARIANTS.clear()
-    al.VARIANTS.update(before)
-
-
 def saved(path, variant=VARIANTS[0], model=None, **options):
     """A model, by default a fresh small one, whose trained adapter is at `path`."""
     model = small_model() if model is None else model
-    far_from_start(al.attach(model, variant, **options))
+    far_from_start(attach(model, variant, **options))
     al.save(model, path)
     return model
 
@@ -98,8 +89,8 @@ def test_the_hyperparameters_come_back(variant, path):
 @each_variant
 def test_two_passes_come_back_under_one_handle(variant, path):
     model = small_model()
-    far_from_start(al.attach(model, variant, targets="2", dtype=torch.bfloat16), seed=1)
-    far_from_start(al.attach(model, al.LoRA(r=1), targets="0"), seed=2)
+    far_from_start(attach(model, variant, targets="2", dtype=torch.bfloat16), seed=1)
+    far_from_start(attach(model, al.LoRA(r=1), targets="0"), seed=2)
     al.save(model, path)
     fresh, x = small_model(), randn(6, 12, seed=1, dtype=torch.float32)
     with unchanged(fresh):
@@ -124,7 +115,7 @@ def test_a_bare_layer_has_the_path_nothing(variant, path):
 @each_variant
 def test_saved_from_a_wrapper_and_loaded_without_it(variant, path):
     model = torch.compile(small_model(), backend="aot_eager")
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     al.save(model, path)
     fresh = small_model()
     al.load(fresh, path)
@@ -135,7 +126,7 @@ def test_saved_from_a_wrapper_and_loaded_without_it(variant, path):
 @pytest.mark.parametrize("cast", ["bfloat16", "half", "double"])
 def test_an_adapter_on_a_cast_model_can_be_saved_and_loaded(variant, cast, path):
     model = small_model()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     getattr(model, cast)()
     al.save(model, path)
     fresh = getattr(small_model(), cast)()
@@ -148,7 +139,7 @@ def test_an_adapter_on_a_cast_model_can_be_saved_and_loaded(variant, cast, path)
 def test_saving_changes_nothing_and_replaces_the_file(variant, path):
     path.write_text("an older file")
     model = small_model()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     with unchanged(model):
         al.save(model, str(path))  # a string is as good as a Path
         al.save(model, path)
@@ -171,7 +162,7 @@ def test_the_file_is_plain_safetensors(variant, path):
 
 def test_no_pickle_is_written_or_read(path, monkeypatch):
     model = small_model()
-    al.attach(model, al.DoRA(r=2))
+    attach(model, al.DoRA(r=2))
 
     def used(*_, **__):
         raise AssertionError("pickle was used")
@@ -203,7 +194,7 @@ def test_a_model_that_has_adapters_is_refused(variant, path):
     with unchanged(model), pytest.raises(ValueError, match="has adapters already"):
         al.load(model, path)
     part = small_model()
-    al.attach(part, al.LoRA(r=1), targets="0")
+    attach(part, al.LoRA(r=1), targets="0")
     with unchanged(part), pytest.raises(ValueError, match="has adapters already"):
         al.load(part, path)
 
@@ -260,8 +251,13 @@ def test_a_model_without_the_layer_is_refused(path):
 def test_layers_of_another_shape_are_refused(variant, path):
     saved(path, variant)
     other = nn.Sequential(linear(14, 22, dtype=torch.float32), nn.Tanh(), linear(22, 8, dtype=torch.float32))
-    with unchanged(other), pytest.raises(al.AdapterFileError, match=r"'0.adapter.lora_.' is .* this model needs"):
+    with unchanged(other), pytest.raises(al.AdapterFileError, match=r"'[02].adapter.lora_.*' is .* this model needs"):
         al.load(other, path)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(v, "r")], ids=lambda v: v.name)
+def test_layers_too_small_for_the_rank_are_refused(variant, path):
+    saved(path, variant)
     tiny = nn.Sequential(linear(12, 3, dtype=torch.float32), nn.Tanh(), linear(3, 8, dtype=torch.float32))
     with unchanged(tiny), pytest.raises(al.AdapterFileError, match="does not fit layer '0'.*= 4"):
         al.load(tiny, path)
@@ -274,7 +270,7 @@ def test_an_attribute_of_that_name_is_not_overwritten(path):
     with unchanged(other), pytest.raises(al.AdapterFileError, match="'2' has an attribute `adapter`"):
         al.load(other, path)
     with unchanged(other), pytest.raises(ValueError):
-        al.attach(other, al.LoRA(r=1))
+        attach(other, al.LoRA(r=1))
 
 
 # ---- damaged files --------------------------------------------------------------------------------
@@ -409,7 +405,7 @@ def test_a_surplus_tensor(name, path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda t: t[..., :-1].contiguous(),
+        lambda t: t.flatten()[:-1].clone(),
         lambda t: t[None],
         lambda t: t.new_zeros(0),
         torch.Tensor.half,
@@ -636,7 +632,7 @@ def test_a_readers_variant_is_saved_and_loaded_and_named_when_it_is_missing(path
             return y + prepared[0]
 
     model, x = small_model(), randn(6, 12, seed=1, dtype=torch.float32)
-    adapter = al.attach(model, Shift(size=0.5))
+    adapter = attach(model, Shift(size=0.5))
     assert [name for name, _ in adapter.named_parameters()] == ["0.adapter.lora_shift", "2.adapter.lora_shift"]
     with torch.no_grad():
         for p in adapter.parameters():
@@ -657,7 +653,7 @@ def test_a_layer_keeps_its_own_rank_and_scale(tmp_path):
     """As rank redistribution leaves them: tensors of another shape than the pass's fields say."""
     model = small_model(torch.float32, bias=True)
     fresh = copy.deepcopy(model)
-    al.attach(model, al.LoRA(r=4, alpha=6))
+    attach(model, al.LoRA(r=4, alpha=6))
     first = next(layer for layer in model if hasattr(layer, "adapter"))
     first.adapter.variant = al.LoRA(r=2, alpha=6)
     first.adapter.lora_A = torch.nn.Parameter(torch.randn(2, first.in_features))

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 import adapterlab as al
-from helpers import VARIANTS, far_from_start, randn, relative, small_model
+from helpers import IDS, VARIANTS, attach, far_from_start, randn, relative, small_model
 
-# One of each class, as compiling takes its time: two LoRAs with another scale run the same code.
-ONE_OF_EACH = {type(variant): variant for variant in reversed(VARIANTS)}.values()
-each_variant = pytest.mark.parametrize("variant", ONE_OF_EACH, ids=lambda variant: variant.name)
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 FP32 = 5e-6
 
@@ -69,7 +67,7 @@ def assert_agree(model, adapter, compiled_model, x):
 @each_dtype
 def test_compiled_after_attach(variant, dtype):
     model = Model(dtype)
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     assert_agree(model, adapter, compiled(model), inputs(dtype))
 
 
@@ -79,7 +77,7 @@ def test_compiled_before_attach(variant, dtype):
     model, x = Model(dtype), inputs(dtype)
     fast = compiled(model)
     base = fast(x)
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     assert relative(fast(x), base) > 0.05
     assert_agree(model, adapter, fast, x)
 
@@ -91,7 +89,7 @@ def test_a_second_instance_of_a_class_that_is_compiled(variant):
     fast = compiled(second)
     base = first(x)
     fast(x)
-    adapter = far_from_start(al.attach(second, variant))
+    adapter = far_from_start(attach(second, variant))
     assert relative(fast(x), base) > 0.05
     assert_agree(second, adapter, fast, x)
     assert torch.equal(first(x), base)  # and the first instance goes on without
@@ -102,7 +100,7 @@ def test_attach_to_the_compiled_wrapper(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
     fast(x)
-    adapter = far_from_start(al.attach(fast, variant))
+    adapter = far_from_start(attach(fast, variant))
     assert adapter.targets == ("body.0", "body.2")
     assert_agree(model, adapter, fast, x)
     al.detach(fast)
@@ -113,7 +111,7 @@ def test_attach_to_the_compiled_wrapper(variant):
 def test_training_is_seen(variant):
     """Parameters are inputs of the compiled code, and edits between two forwards are seen."""
     model, x = Model(), inputs()
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     fast = compiled(model)
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.01)
     for _ in range(3):
@@ -131,11 +129,11 @@ def test_detach_is_seen(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
     base = fast(x)
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     fast(x)
     adapter.detach()
     assert torch.equal(fast(x), base)
-    with al.attach(model, variant) as adapter:
+    with attach(model, variant) as adapter:
         far_from_start(adapter)
         assert relative(fast(x), base) > 0.05
     assert torch.equal(fast(x), base)
@@ -145,7 +143,7 @@ def test_detach_is_seen(variant):
 def test_load_is_seen(variant, tmp_path):
     model, x = Model(), inputs()
     fast = compiled(model)
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     adapted = fast(x)
     al.save(model, tmp_path / "adapter.safetensors")
     al.detach(model)
@@ -157,7 +155,7 @@ def test_load_is_seen(variant, tmp_path):
 @each_variant
 def test_merge_is_seen(variant):
     model, x = Model(), inputs()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     fast = compiled(model)
     adapted = fast(x)
     al.merge(model)
@@ -168,10 +166,10 @@ def test_merge_is_seen(variant):
 @each_variant
 def test_a_second_pass_is_seen(variant):
     model, x = Model(), inputs()
-    first = far_from_start(al.attach(model, variant, targets="0"))
+    first = far_from_start(attach(model, variant, targets="0"))
     fast = compiled(model)
     one = fast(x)
-    second = far_from_start(al.attach(model, variant, targets="2"))
+    second = far_from_start(attach(model, variant, targets="2"))
     assert relative(fast(x), model(x)) < FP32 and relative(fast(x), one) > 0.05
     first.detach()
     assert relative(fast(x), model(x)) < FP32
@@ -183,7 +181,7 @@ def test_disabled_is_seen(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
     base = fast(x)
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     adapted = fast(x)
     with adapter.disabled():
         assert torch.equal(fast(x), base)
@@ -194,7 +192,7 @@ def test_disabled_is_seen(variant):
 @each_dtype
 def test_frozen_is_seen(variant, dtype):
     model, x = Model(dtype), inputs(dtype)
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     fast = compiled(model)
     with torch.no_grad():
         outside = fast(x)
@@ -214,7 +212,7 @@ def test_frozen_is_seen(variant, dtype):
 @each_variant
 def test_what_is_derived_from_a_new_base_weight(variant):
     model, x = Model(), inputs()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     fast = compiled(model)
     fast(x)
     other = small_model(seed=7)
@@ -225,7 +223,7 @@ def test_what_is_derived_from_a_new_base_weight(variant):
 @each_variant
 def test_compiled_in_inference_mode(variant):
     model, x = Model(), inputs()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     fast = compiled(model)
     with torch.inference_mode():
         assert relative(fast(x), model(x)) < FP32
@@ -234,7 +232,7 @@ def test_compiled_in_inference_mode(variant):
 @each_variant
 def test_compiled_under_autocast(variant):
     model, x = Model(), inputs()
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     fast = compiled(model)
     with torch.autocast("cpu", torch.bfloat16):
         expected, found = model(x), fast(x)

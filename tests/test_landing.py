@@ -10,6 +10,7 @@ import yaml
 import adapterlab as al
 import landing
 from adapterlab.kit.style import MARKS
+from helpers import attach, with_fields
 from paths import BOOK, ROOT
 
 DATA = landing.load()
@@ -46,8 +47,7 @@ def test_the_package_has_what_the_data_says():
 def test_the_rank_of_the_trained_difference(name):
     torch.manual_seed(0)
     layer = torch.nn.Linear(24, 20, dtype=torch.float64)
-    variant = al.VARIANTS[name]()
-    adapter = al.attach(layer, variant, dtype=torch.float64)
+    adapter = attach(layer, with_fields(al.VARIANTS[name](), r=8), dtype=torch.float64)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter += torch.randn_like(parameter)

@@ -6,7 +6,7 @@ from torch import nn
 
 import adapterlab as al
 from anatomy import anatomy, unchanged
-from helpers import FLOATS, IDS, LOW_PRECISION, VARIANTS, far_from_start, linear, randn, relative, small_model
+from helpers import FLOATS, IDS, LOW_PRECISION, VARIANTS, attach, far_from_start, linear, randn, relative, small_model
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 
@@ -16,7 +16,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_merge_equals_the_hook(variant, bias, dtype):
     model = small_model(dtype, bias)
-    far_from_start(al.attach(model, variant, dtype=dtype))
+    far_from_start(attach(model, variant, dtype=dtype))
     x = randn(6, 12, seed=1, dtype=dtype)
     adapted = model(x)
     al.merge(model)
@@ -27,7 +27,7 @@ def test_merge_equals_the_hook(variant, bias, dtype):
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_merge_rounds_once(variant, dtype):
     layer = linear(12, 8, dtype=dtype)
-    far_from_start(al.attach(layer, variant))
+    far_from_start(attach(layer, variant))
     W, b = al.effective_weight(layer)
     assert W.dtype == torch.float32
     al.merge(layer)
@@ -41,7 +41,7 @@ def test_afterwards_it_is_a_plain_layer(variant, dtype):
     model = small_model(dtype)
     model[0].weight.requires_grad_(False)
     before = anatomy(model)
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     al.merge(model)
     after = anatomy(model)
     assert after.keys() == before.keys()
@@ -52,7 +52,7 @@ def test_afterwards_it_is_a_plain_layer(variant, dtype):
         for name in expected:  # type, dtype, shape, requires_grad; the numbers are others
             assert parameters[name][1][:4] == expected[name][1][:4]
     assert type(model[0]) is nn.Linear
-    al.attach(model, variant)  # and can be adapted again
+    attach(model, variant)  # and can be adapted again
 
 
 @each_variant
@@ -60,7 +60,7 @@ def test_merge_writes_into_no_tensor_of_the_base(variant):
     model = small_model()
     held = list(model.parameters())
     copies = [p.detach().clone() for p in held]
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     al.merge(model)
     assert all(torch.equal(p, copy) for p, copy in zip(held, copies, strict=True))
     assert not {p.data_ptr() for p in held if p.dim() == 2} & {p.data_ptr() for p in model.parameters()}
@@ -69,8 +69,8 @@ def test_merge_writes_into_no_tensor_of_the_base(variant):
 @each_variant
 def test_two_passes_are_merged(variant):
     model = small_model(torch.float64)
-    far_from_start(al.attach(model, variant, targets="0", dtype=torch.float64), seed=1)
-    far_from_start(al.attach(model, al.LoRA(r=2), targets="2", dtype=torch.float64), seed=2)
+    far_from_start(attach(model, variant, targets="0", dtype=torch.float64), seed=1)
+    far_from_start(attach(model, al.LoRA(r=2), targets="2", dtype=torch.float64), seed=2)
     x = randn(6, 12, seed=1)
     adapted = model(x)
     al.merge(model)
@@ -81,7 +81,7 @@ def test_two_passes_are_merged(variant):
 @each_variant
 def test_a_handle_after_merge_is_harmless(variant):
     model = small_model()
-    with al.attach(model, variant) as adapter:
+    with attach(model, variant) as adapter:
         far_from_start(adapter)
         al.merge(model)
         merged = anatomy(model)
@@ -93,22 +93,31 @@ def test_a_handle_after_merge_is_harmless(variant):
 def test_merge_inside_autocast_computes_in_float32(variant):
     model, twin = small_model(), small_model()
     for each in (model, twin):
-        far_from_start(al.attach(each, variant, dtype=torch.float32))
+        far_from_start(attach(each, variant, dtype=torch.float32))
     al.merge(model)
     with torch.autocast("cpu", torch.bfloat16):
         al.merge(twin)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
 
 
+class TiedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.other, self.embed = nn.Linear(12, 9), nn.Linear(12, 9), nn.Embedding(9, 12)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(x) + self.other(x)
+
+
 @each_variant
 def test_tied_weights_are_refused_by_name(variant):
-    model = nn.ModuleDict({"embed": nn.Embedding(9, 12), "head": nn.Linear(12, 9), "other": nn.Linear(12, 9)})
-    model["head"].weight = model["embed"].weight
-    al.attach(model, variant, targets=["head", "other"])
-    with unchanged(model), pytest.raises(ValueError, match="'embed.weight' and 'head.weight' are one tensor"):
+    model = TiedHead()
+    attach(model, variant, targets=["head", "other"])
+    with unchanged(model), pytest.raises(ValueError, match="'head.weight' and 'embed.weight' are one tensor"):
         al.merge(model)
     al.detach(model)
-    al.attach(model, variant, targets="other")  # a tie among layers that are not adapted is none of merge's business
+    attach(model, variant, targets="other")  # a tie among layers that are not adapted is none of merge's business
     al.merge(model)
 
 
@@ -117,7 +126,7 @@ def test_a_tied_bias_is_refused_too(variant):
     model = small_model()
     model.append(nn.Linear(8, 8))
     model[3].bias = model[2].bias
-    al.attach(model, variant, targets="3")
+    attach(model, variant, targets="3")
     with unchanged(model), pytest.raises(ValueError, match="'2.bias' and '3.bias'"):
         al.merge(model)
 
@@ -126,7 +135,7 @@ def test_a_tied_bias_is_refused_too(variant):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_merged_weight_that_is_not_finite_is_refused(variant, value):
     model = small_model()
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     with torch.no_grad():
         next(model[2].adapter.parameters()).flatten()[0] = value
     with unchanged(model), pytest.raises(ValueError, match="'2' is not finite in torch.float32"):
@@ -135,7 +144,7 @@ def test_a_merged_weight_that_is_not_finite_is_refused(variant, value):
 
 def test_a_merged_weight_that_overflows_the_base_dtype_is_refused():
     model = small_model(torch.float16)
-    far_from_start(al.attach(model, al.LoRA(r=2)))
+    far_from_start(attach(model, al.LoRA(r=2)))
     with torch.no_grad():
         model[2].adapter.lora_B.mul_(1e6)  # finite in float32
     assert al.effective_weight(model[2])[0].isfinite().all()

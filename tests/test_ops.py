@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-import adapterlab as al
 from adapterlab.ops import (
     _add_low_rank,
     _AddLowRank,
@@ -14,7 +13,7 @@ from adapterlab.ops import (
     add_low_rank_rescaled,
     row_norm,
 )
-from helpers import FLOATS, IDS, LOW_PRECISION, VARIANTS, far_from_start, linear, randn, relative
+from helpers import FLOATS, IDS, LOW_PRECISION, VARIANTS, attach, far_from_start, linear, randn, relative
 
 S = 1.5
 D_IN, D_OUT, R = 5, 4, 2
@@ -193,7 +192,7 @@ def kept(layer, x):
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_a_low_precision_layer_keeps_no_float32_copy_of_its_input_or_output(variant, dtype):
     layer = linear(12, 20, dtype=dtype)
-    far_from_start(al.attach(layer, variant))
+    far_from_start(attach(layer, variant))
     x = randn(500, 12, seed=1, dtype=dtype).requires_grad_()
     long = [t for t in kept(layer, x) if t.numel() >= 500 * 12]
     assert long and {t.dtype for t in long} == {dtype}

@@ -12,17 +12,9 @@ from torch import nn
 
 import adapterlab as al
 from anatomy import bits, unchanged
-from helpers import IDS, VARIANTS, small_model, tiny_llama
+from helpers import IDS, VARIANTS, attach, small_model, tiny_llama, with_fields
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
-
-
-@pytest.fixture
-def registry():
-    before = dict(al.VARIANTS)
-    yield al.VARIANTS
-    al.VARIANTS.clear()
-    al.VARIANTS.update(before)
 
 
 # ---- as documented --------------------------------------------------------------------------------
@@ -35,7 +27,7 @@ def test_the_documented_lines(variant, tmp_path, monkeypatch):
     tokens = torch.arange(3, 15).view(2, 6)
     base, weights = model(tokens).logits, bits(model)
 
-    adapter = al.attach(model, variant, targets=r"(q|v)_proj$")
+    adapter = attach(model, variant, targets=r"(q|v)_proj$")
     paths = tuple(f"model.layers.{i}.self_attn.{name}_proj" for i in range(2) for name in "qv")
     assert adapter.targets == paths
     assert isinstance(adapter, al.Adapter)
@@ -62,7 +54,7 @@ def test_the_documented_lines(variant, tmp_path, monkeypatch):
     al.merge(model)
     torch.testing.assert_close(model(tokens).logits, trained)
     assert list(model.state_dict()) == list(weights)
-    with al.attach(model, type(variant)()) as adapter:
+    with attach(model, with_fields(type(variant)(), r=8)) as adapter:
         assert adapter.num_parameters > 0
     assert not any(hasattr(module, "adapter") for module in model.modules())
 
@@ -84,26 +76,35 @@ def test_every_public_name_is_there_and_documented():
 
 
 def test_variants_are_listed_by_name():
-    assert al.VARIANTS["lora"] is al.LoRA and al.VARIANTS["dora"] is al.DoRA and al.VARIANTS["hra"] is al.HRA
+    assert [al.VARIANTS[name] for name in IDS] == [type(variant) for variant in VARIANTS]
     for name, cls in al.VARIANTS.items():
         assert cls.name == name and issubclass(cls, al.Variant)
 
 
-@pytest.mark.parametrize("cls", [type(v) for v in VARIANTS[1:]], ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", [type(v) for v in VARIANTS], ids=lambda cls: cls.name)
 def test_variants_are_frozen_values(cls):
     assert cls() == cls() and hash(cls()) == hash(cls()) and eval(repr(cls()), {cls.__name__: cls}) == cls()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        cls().r = 3
+        cls().name = "another"
     with pytest.raises(TypeError):
         cls(no_such_field=1)
 
 
 def test_the_defaults_are_the_documented_ones():
-    assert (al.LoRA(), al.DoRA(), al.HRA()) == (
+    documented = (
         al.LoRA(r=8, alpha=16, rslora=False),
+        al.PiSSA(r=8, alpha=None, rslora=False),
         al.DoRA(r=8, alpha=16, rslora=False),
+        al.DeLoRA(r=8, lambda0=15.0, start="zero", norm="column"),
+        al.IA3(),
+        al.IA3FF(),
         al.HRA(r=8),
+        al.EVA(r=8, alpha=16, rslora=False, center=False, rho=1.0),
+        al.AntiPaSTO(r=32, block_size=4, max_angle=0.5, rotate_basis="V"),
     )
+    for variant in documented:
+        assert variant == type(variant)()
+    assert set(al.VARIANTS) == {variant.name for variant in documented}
     parameters = inspect.signature(al.attach).parameters
     assert list(parameters) == ["model", "variant", "targets", "exclude", "layers", "calibration_data", "dtype"]
     assert parameters["exclude"].default == ("lm_head", "embed") and parameters["dtype"].default == torch.float32
@@ -139,7 +140,7 @@ def test_a_readers_variant_works_like_the_others(registry):
     assert al.VARIANTS["scale"] is Scale and Scale.name == "scale"
     model, x = small_model(), torch.randn(3, 12)
     base = model(x)
-    with unchanged(model), al.attach(model, Scale(strength=0.5)) as adapter:
+    with unchanged(model), attach(model, Scale(strength=0.5)) as adapter:
         assert torch.equal(model(x), base)
         with torch.no_grad():
             for p in adapter.parameters():
@@ -158,7 +159,7 @@ def test_running_the_same_cell_again_replaces_the_class(registry):
     assert al.VARIANTS["scale"] is second
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "hra"])
+@pytest.mark.parametrize("name", IDS)
 def test_a_name_that_is_taken_is_refused(name, registry):
     before = dict(registry)
     with pytest.raises(ValueError, match=f"the name '{name}' belongs to adapterlab.*choose another"):

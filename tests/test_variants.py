@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 import adapterlab as al
 import reference
 from helpers import (
-    EXPECTED,
     FLOATS,
     IDS,
     LOW_PRECISION,
+    OTHER_EQUATIONS,
     VARIANTS,
+    attach,
+    expected,
     far_from_start,
     linear,
     randn,
@@ -26,7 +28,7 @@ from helpers import (
     with_fields,
 )
 
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
+every_variant = pytest.mark.parametrize("variant", [*VARIANTS, *OTHER_EQUATIONS.values()], ids=[*IDS, *OTHER_EQUATIONS])
 
 # (base, adapter): the arithmetic is in float64 where the adapter is, and never below float32
 WIDE = [
@@ -56,14 +58,14 @@ def cases(draw, dtypes=WIDE):
 
 
 def fitted(variant, fields):
-    step = EXPECTED[variant.name].rank_step
+    step = expected(variant).rank_step
     return with_fields(variant, **{**fields, "r": math.ceil(fields["r"] / step) * step})
 
 
 def attached(variant, d_in=12, d_out=20, bias=True, base=torch.float64, adapter=None, seed=0, far=True):
     """A layer with `variant` on it at random parameters, and the handle."""
     layer = linear(d_in, d_out, bias, base, seed)
-    handle = al.attach(layer, variant, dtype=adapter or torch.promote_types(base, torch.float32))
+    handle = attach(layer, variant, dtype=adapter or torch.promote_types(base, torch.float32))
     return layer, far_from_start(handle, seed) if far else handle
 
 
@@ -97,7 +99,11 @@ def test_effective_weight_is_the_papers_dense_equation(variant, case):
     expected, expected_bias = reference.weight(variant, layer)
     assert W.dtype == torch.promote_types(torch.promote_types(base, adapter), torch.float32)
     assert relative(W, expected) < tolerance
-    assert torch.equal(b.double(), expected_bias) if bias else b is None and expected_bias is None
+    if not bias:
+        assert b is None and expected_bias is None
+    else:  # a bias that the equation leaves alone comes back bit for bit
+        untouched = torch.equal(expected_bias, layer.bias.double())
+        assert torch.equal(b.double(), expected_bias) if untouched else relative(b, expected_bias) < tolerance
 
 
 @every_variant
@@ -111,10 +117,11 @@ def test_gradients_are_those_of_the_papers_dense_equation(variant, case):
     parameters = dict(layer.adapter.named_parameters())
     t = reference.tensors(layer, requires_grad=True)
     theirs = torch.autograd.grad(reference.output(variant, layer, x, t), [*(t[n] for n in parameters), x], g)
+    most = max(b.norm() for b in theirs)  # one of them may be 0 but for rounding: B's in DeLoRA at r = 1, by chance
     for y in (layer(x), F.linear(x, *al.effective_weight(layer))):
         ours = torch.autograd.grad(y, [*parameters.values(), x], g)
         for name, a, b in zip([*parameters, "x"], ours, theirs, strict=True):
-            assert relative(a, b) < tolerance, name
+            assert (a - b).norm() <= tolerance * max(b.norm(), 1e-3 * most), name
 
 
 @every_variant
@@ -152,9 +159,11 @@ def test_low_precision_base_is_within_a_rounding_step_of_float64(variant, base, 
 
 @every_variant
 @pytest.mark.parametrize("base", FLOATS, ids=str)
-def test_a_zero_input_gives_the_bias_unchanged(variant, base):
+def test_a_zero_input_gives_the_equations_bias(variant, base):
+    """The layer's own, bit for bit, but for IA3, whose gates are on the whole output."""
     layer, _ = attached(variant, base=base)
-    assert torch.equal(layer(torch.zeros(3, 12, dtype=base)), layer.bias.expand(3, -1))
+    bias = reference.weight(variant, layer)[1].to(base)
+    assert torch.equal(layer(torch.zeros(3, 12, dtype=base)), bias.expand(3, -1))
 
 
 # ---- t = 0 ----------------------------------------------------------------------------------------
@@ -168,9 +177,9 @@ def test_nothing_changes_at_the_start(variant, base, adapter, bias):
     layer = linear(48, 80, bias, base)
     x = randn(3, 7, 48, seed=5, dtype=base)
     before = layer(x)
-    al.attach(layer, variant, dtype=adapter)
-    expected = EXPECTED[variant.name]
-    bound = expected.identity_low if base in LOW_PRECISION else expected.identity
+    attach(layer, variant, dtype=adapter)
+    facts = expected(variant)
+    bound = facts.identity_low if base in LOW_PRECISION else facts.identity
     assert relative(layer(x), before) <= bound
 
 
@@ -180,14 +189,14 @@ def test_who_has_a_gradient_in_the_first_step(variant, base):
     layer, handle = attached(variant, base=base, far=False)
     layer(randn(6, 12, seed=1, dtype=base)).square().sum().backward()
     without = {n for n, p in layer.adapter.named_parameters() if p.grad.abs().max() == 0}
-    assert without == EXPECTED[variant.name].no_gradient
+    assert without == expected(variant).no_gradient
     assert all(p.grad.isfinite().all() for p in handle.parameters())
 
 
 @every_variant
 def test_the_base_gets_no_gradient(variant):
     model = small_model()
-    handle = far_from_start(al.attach(model, variant))
+    handle = far_from_start(attach(model, variant))
     model(randn(6, 12, seed=1, dtype=torch.float32)).square().sum().backward()
     ours = {name for name, _ in handle.named_parameters()}
     assert {name for name, p in model.named_parameters() if p.grad is not None} == ours
@@ -196,38 +205,74 @@ def test_the_base_gets_no_gradient(variant):
 
 # ---- hyperparameters ------------------------------------------------------------------------------
 
-OTHER = {"r": lambda r: r // 2, "alpha": lambda alpha: alpha + 1, "rslora": lambda rslora: not rslora}
+OTHER = {
+    "r": lambda r: r // 2,
+    "alpha": lambda alpha: alpha + 1,
+    "rslora": lambda rslora: not rslora,
+    "lambda0": lambda lambda0: 2 * lambda0,
+    "start": {"zero": "copy", "copy": "zero"}.get,
+    "norm": {"column": "scalar", "scalar": "column"}.get,
+    "center": lambda center: not center,
+    "rho": lambda rho: 2 * rho,
+    "block_size": lambda size: 2 * size,
+    "max_angle": lambda angle: 2 * angle,
+    "rotate_basis": {"V": "U", "U": "none", "none": "V"}.get,
+}
 
 
 @pytest.mark.parametrize(
     "variant, field", [(v, f.name) for v in VARIANTS for f in dataclasses.fields(v)], ids=lambda v: repr(v)
 )
-def test_every_field_changes_what_the_layer_does(variant, field):
+def test_every_field_changes_what_the_model_does(variant, field):
     changed = dataclasses.replace(variant, **{field: OTHER[field](getattr(variant, field))})
-    (one, a), (two, b) = attached(variant), attached(changed)
-    x = randn(4, 12, seed=2)
-    assert a.num_parameters != b.num_parameters or relative(one(x), two(x)) > 1e-2
+    shapes, starts, outputs = [], [], []
+    for one in (variant, changed):
+        torch.manual_seed(0)
+        model = small_model(torch.float64)
+        handle = attach(model, one, dtype=torch.float64)
+        shapes.append({name: p.shape for name, p in handle.named_parameters()})
+        starts.append({name: p.detach().clone() for name, p in handle.named_parameters()})
+        far_from_start(handle)
+        outputs.append(model(randn(4, 12, seed=2)))
+    assert (
+        shapes[0] != shapes[1]
+        or relative(*outputs) > 1e-2
+        or any(relative(starts[0][name], starts[1][name]) > 1e-2 for name in starts[0])
+    )
 
 
-@every_variant
+RANKED = pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(v, "r")], ids=lambda v: v.name)
+
+
+@RANKED
 @pytest.mark.parametrize("r", [0, -2, True, 2.0, "4", None], ids=repr)
 def test_a_rank_that_is_no_whole_number_from_1_is_refused(variant, r):
     with pytest.raises(ValueError, match=f"r = {r!r}"):
         dataclasses.replace(variant, r=r)
 
 
-@every_variant
+@RANKED
 @pytest.mark.parametrize("shape", [(12, 6), (6, 12)], ids=str)
 def test_a_rank_that_does_not_fit_is_refused_with_the_layers_name(variant, shape):
-    model = torch.nn.Sequential(linear(20, 20), torch.nn.Sequential(linear(*shape)))
-    with pytest.raises(ValueError, match=r"'1\.0'.*r = 8.*6"):
-        al.attach(model, dataclasses.replace(variant, r=8))
+    between = torch.nn.AdaptiveAvgPool1d(shape[0])
+    model = torch.nn.Sequential(linear(20, 20), between, torch.nn.Sequential(linear(*shape)))
+    with pytest.raises(ValueError, match=r"'2\.0'.*r = 8.*6"):
+        attach(model, dataclasses.replace(variant, r=8))
     assert not any("adapter" in name for name, _ in model.named_modules())
-    al.attach(model, dataclasses.replace(variant, r=6))  # min(d_in, d_out) itself fits
+    attach(model, dataclasses.replace(variant, r=6))  # min(d_in, d_out) itself fits
 
 
-@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf, 0, 0.0, "16", None, True], ids=repr)
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if hasattr(v, "alpha")], ids=lambda v: v.name)
+@pytest.mark.parametrize(
+    "variant, alpha",
+    [
+        (v, alpha)
+        for v in VARIANTS
+        if hasattr(v, "alpha")
+        for alpha in (math.nan, math.inf, -math.inf, 0, 0.0, "16", None, True)
+        if alpha is not None or type(v)().alpha is not None  # PiSSA's None stands for alpha = r
+    ],
+    ids=lambda value: getattr(value, "name", repr(value)),
+)
 def test_an_alpha_that_is_no_finite_number_other_than_0_is_refused(variant, alpha):
     with pytest.raises(ValueError, match=f"alpha = {alpha!r}"):
         dataclasses.replace(variant, alpha=alpha)
@@ -284,7 +329,7 @@ def test_a_zero_row_keeps_its_output_and_has_finite_gradients(base):
         layer.weight[3] = 0
     x = randn(6, 12, seed=1, dtype=base).requires_grad_()
     before = layer(x)
-    handle = al.attach(layer, DORA, dtype=torch.promote_types(base, torch.float32))
+    handle = attach(layer, DORA, dtype=torch.promote_types(base, torch.float32))
     assert torch.equal(layer(x), before)
     assert torch.equal(al.effective_weight(layer)[0][3], torch.zeros(12, dtype=layer.adapter.lora_A.dtype))
     optimizer = torch.optim.AdamW(handle.parameters(), lr=1e-2)
@@ -414,7 +459,7 @@ def parallel_rows(kind):
 def test_hra_in_float32_is_as_accurate_as_one_reflection_after_the_other(kind):
     layer = torch.nn.Linear(64, 64, bias=False)
     torch.nn.init.eye_(layer.weight)  # the output is then x R^T itself
-    al.attach(layer, al.HRA(r=8))
+    attach(layer, al.HRA(r=8))
     x = randn(256, 64, seed=3, dtype=torch.float32)
     with torch.no_grad():
         layer.adapter.lora_U.copy_(parallel_rows(kind))
@@ -436,7 +481,7 @@ def test_fifty_steps_on_the_fast_path_are_fifty_steps_on_the_equation(variant):
     frozen = copy.deepcopy(layer)  # only its W and b are read
     x, target = randn(16, 12, seed=1), randn(16, 20, seed=2)
     ours = torch.optim.AdamW(handle.parameters(), lr=1e-2)
-    theirs = torch.optim.AdamW(t.values(), lr=1e-2)
+    theirs = torch.optim.AdamW(reference.trained(t), lr=1e-2)
     for _ in range(50):
         losses = F.mse_loss(layer(x), target), F.mse_loss(reference.output(variant, frozen, x, t), target)
         assert abs(losses[0] / losses[1] - 1) < 1e-9

@@ -17,6 +17,7 @@ from helpers import (
     IDS,
     LOW_PRECISION,
     VARIANTS,
+    attach,
     far_from_start,
     linear,
     randn,
@@ -31,7 +32,7 @@ FP32 = 5e-6  # relative, between two ways of computing one thing in float32
 
 def adapted(variant, dtype=torch.float32, bias=True):
     model = small_model(dtype, bias)
-    return model, far_from_start(al.attach(model, variant))
+    return model, far_from_start(attach(model, variant))
 
 
 def dense(model, x):
@@ -77,7 +78,7 @@ def test_any_leading_shape(variant, bias, dtype, shape):
 @each_variant
 def test_an_input_that_is_not_contiguous(variant):
     model = small_model(torch.float64)
-    far_from_start(al.attach(model, variant, dtype=torch.float64))
+    far_from_start(attach(model, variant, dtype=torch.float64))
     x = randn(12, 5, 3, seed=1).permute(2, 1, 0)
     assert relative(model(x), dense(model, x)) < 1e-12
     expanded = randn(12, seed=2).expand(4, 12)
@@ -88,7 +89,7 @@ def test_an_input_that_is_not_contiguous(variant):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_layer_called_by_keyword(variant, dtype):
     layer = linear(12, 8, dtype=dtype)
-    far_from_start(al.attach(layer, variant))
+    far_from_start(attach(layer, variant))
     x = randn(3, 12, seed=1, dtype=dtype)
     assert torch.equal(layer(input=x), layer(x))
 
@@ -112,7 +113,7 @@ def test_the_output_has_the_base_dtype_and_the_gradients_that_of_the_parameters(
 @each_variant
 def test_float64_throughout(variant):
     model = small_model(torch.float64)
-    adapter = far_from_start(al.attach(model, variant, dtype=torch.float64))
+    adapter = far_from_start(attach(model, variant, dtype=torch.float64))
     x = randn(6, 12, seed=1)
     assert relative(model(x), dense(model, x)) < 1e-13
     assert {t.dtype for t in (*model.parameters(), *model.buffers())} == {torch.float64}
@@ -122,7 +123,7 @@ def test_float64_throughout(variant):
 @each_variant
 def test_a_float64_adapter_on_a_float32_base_computes_in_float64(variant):
     layer = linear(12, 8, dtype=torch.float32)
-    far_from_start(al.attach(layer, variant, dtype=torch.float64))
+    far_from_start(attach(layer, variant, dtype=torch.float64))
     assert al.effective_weight(layer)[0].dtype == torch.float64
     x = randn(6, 12, seed=1, dtype=torch.float32)
     assert layer(x).dtype == torch.float32
@@ -139,7 +140,7 @@ def dense_layer(layer, x):
 def test_arithmetic_is_float32_on_a_low_precision_base(variant, dtype):
     """The difference is as accurate as if it were computed in float64 and rounded; x and W as given."""
     layer = linear(64, 48, dtype=dtype)
-    far_from_start(al.attach(layer, variant))
+    far_from_start(attach(layer, variant))
     x = randn(40, 64, seed=1, dtype=dtype)
     W, b = (t.double() for t in al.effective_weight(layer))
     exact = nn.functional.linear(x.double(), W, b)
@@ -152,7 +153,7 @@ def test_arithmetic_is_float32_on_a_low_precision_base(variant, dtype):
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_parameters_in_low_precision_are_computed_with_in_float32(variant, dtype):
     layer = linear(12, 8, dtype=torch.float32)
-    far_from_start(al.attach(layer, variant, dtype=dtype))
+    far_from_start(attach(layer, variant, dtype=dtype))
     x = randn(6, 12, seed=1, dtype=torch.float32)
     assert al.effective_weight(layer)[0].dtype == torch.float32
     assert relative(layer(x), dense_layer(layer, x)) < FP32
@@ -165,7 +166,7 @@ def test_parameters_in_low_precision_are_computed_with_in_float32(variant, dtype
 def test_under_autocast_the_output_has_the_dtype_that_the_base_layer_gives(variant):
     layer = linear(12, 8, dtype=torch.float32)
     x = randn(6, 12, seed=1, dtype=torch.float32)
-    adapter = far_from_start(al.attach(layer, variant))
+    adapter = far_from_start(attach(layer, variant))
     with torch.autocast("cpu", torch.bfloat16):
         with adapter.disabled():
             base = layer(x)
@@ -190,7 +191,7 @@ class OfItsInput(nn.Module):
 @each_variant
 def test_under_autocast_the_adapter_computes_in_float32(variant):
     layer = OfItsInput(linear(12, 8, dtype=torch.float32))
-    adapter = far_from_start(al.attach(layer, variant))
+    adapter = far_from_start(attach(layer, variant))
     x = randn(6, 12, seed=1, dtype=torch.float32)
     outside = layer(x)
     outside.square().sum().backward()
@@ -276,7 +277,7 @@ def test_activation_checkpointing_gives_the_same_gradients(variant, dtype, use_r
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_of_transformers(variant, use_reentrant):
     model = tiny_llama()
-    adapter = far_from_start(al.attach(model, variant))
+    adapter = far_from_start(attach(model, variant))
     tokens = torch.arange(3, 15).view(2, 6)
     model.train()
     model(input_ids=tokens, labels=tokens).loss.backward()
@@ -330,7 +331,7 @@ def test_detaching_a_copy_leaves_the_original_and_the_other_way_round(variant, m
     base = model(x)
     model[2].bias.requires_grad_(False)
     before = bits(model)
-    far_from_start(al.attach(model, variant))
+    far_from_start(attach(model, variant))
     adapted_output = model(x)
     twin, other = make_copy(model), make_copy(model)
     with unchanged(model):
@@ -361,7 +362,7 @@ def test_state_dict_round_trip(variant):
     model, _ = adapted(variant)
     x = randn(6, 12, seed=1, dtype=torch.float32)
     other = small_model(seed=7)  # another base: everything comes from the state
-    al.attach(other, variant)
+    attach(other, variant)
     other(x)
     result = other.load_state_dict(copy.deepcopy(model.state_dict()))
     assert not result.missing_keys and not result.unexpected_keys
@@ -382,7 +383,12 @@ def test_loading_the_base_alone_is_seen(variant):
 def test_the_state_dict_holds_what_is_saved_and_nothing_derived(variant):
     model, adapter = adapted(variant)
     ours = {key for key in model.state_dict() if ".adapter." in key}
-    assert ours == {name for name, _ in adapter.named_parameters()}
+    layers = [model.get_submodule(path) for path in adapter.targets]
+    assert ours == {
+        f"{path}.adapter.{name}"
+        for path, layer in zip(adapter.targets, layers, strict=True)
+        for name in variant.specs(layer.in_features, layer.out_features)
+    }
 
 
 @each_variant
@@ -419,10 +425,10 @@ def test_a_cast_there_and_back_is_as_one_rounding(variant):
 def test_generate_equals_that_of_the_merged_model(variant):
     model = tiny_llama()
     tokens = torch.tensor([[3, 14, 15, 9], [2, 6, 5, 35]])
-    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    # No token twice: the random model would repeat a single one for ever, adapted or not.
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "no_repeat_ngram_size": 1}
     base = model.generate(tokens, **options)
-    # The random model repeats one token for ever, adapted blocks or not; with its head adapted it does not.
-    adapter = far_from_start(al.attach(model, variant, exclude=()))
+    adapter = far_from_start(attach(model, variant))
     generated = model.generate(tokens, **options)
     with adapter.frozen():
         assert torch.equal(model.generate(tokens, **options), generated)
@@ -495,7 +501,7 @@ def test_vmap_over_stacked_parameters(variant, dtype, reloaded):
     outputs = vmap(lambda parameters: functional_call(model, parameters, (x,)))(parameters)
     slopes = vmap(grad(loss_of(model, x)))(parameters)
     # A batched product rounds in another order than a plain one; in bf16 that may cross a rounding edge.
-    bound = 1e-2 if dtype == torch.bfloat16 else FP32
+    bound = 2e-2 if dtype == torch.bfloat16 else FP32
     for i in range(3):
         set_parameters(adapter, parameters, i)
         y = model(x)
@@ -512,5 +518,5 @@ def test_vmap_over_inputs_gives_gradients_per_example(variant, dtype):
     parameters = {name: p.detach() for name, p in adapter.named_parameters()}
     per_example = vmap(lambda p, row: grad(loss_of(model, row))(p), in_dims=(None, 0))(parameters, x)
     model(x).float().square().sum().backward()
-    bound = 1e-2 if dtype == torch.bfloat16 else FP32
+    bound = 2e-2 if dtype == torch.bfloat16 else FP32
     assert_close({name: g.sum(0) for name, g in per_example.items()}, gradients(adapter), bound)
