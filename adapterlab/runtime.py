@@ -85,7 +85,10 @@ def attach(
         adapters[path] = LayerAdapter(variant, path, tensors, buffers_of(specs), variant.layer_scale())
         with torch.no_grad(), full_precision(layer.weight.device):
             adapters[path].derive(layer)
-            variant.init(adapters[path], layer)
+            try:
+                variant.init(adapters[path], layer)
+            except ValueError as error:
+                raise ValueError(f"{variant.name} cannot start on layer {path!r}: {error}") from None
     if calibration_data is not None:
         # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
         with closing(calibrate.layer_inputs(model, chosen, calibration_data)) as batches:

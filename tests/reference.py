@@ -47,7 +47,7 @@ def delora(variant, t, W, b):
     """Bini et al. 2025, eq. 8, one rank-1 term after the other; with the paper's start less a copy of it, eq. 9."""
     W = W + bounded(t["lora_A"], t["lora_B"], t["lora_lambda"], t["lora_wnorm"])
     if variant.start == "copy":
-        W = W - bounded(t["lora_A0"], t["lora_B0"], variant.lambda0, t["lora_wnorm"])
+        W = W - bounded(t["lora_A0"], t["lora_B0"], t["lora_lambda0"], t["lora_wnorm"])
     return W, b
 
 

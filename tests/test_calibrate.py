@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import adapterlab as al
-from adapterlab.calibrate import layer_inputs
+from adapterlab.calibrate import layer_inputs, second_moments
 from anatomy import anatomy, unchanged
 from helpers import linear, randn, relative, small_model, tiny_llama
 
@@ -245,3 +245,95 @@ def test_a_second_pass_sees_the_inputs_that_the_first_one_makes(MeanInput):
     al.attach(model, MeanInput(), targets="2", calibration_data=batches())
     hidden = torch.tanh(model[0](torch.cat(batches()).reshape(-1, 12)))
     assert relative(model[2].adapter.lora_mean, hidden.mean(0)) < 1e-5
+
+
+# ---- what exactly a layer sees --------------------------------------------------------------------
+
+
+def test_layers_called_with_one_tensor_share_one_copy():
+    model = tiny_llama()
+    layers = {name: model.get_submodule(f"model.layers.0.self_attn.{name}_proj") for name in "qkvo"}
+    for seen in layer_inputs(model, layers, [torch.arange(3, 15).view(2, 6)]):
+        assert seen["q"] is seen["k"] is seen["v"]
+        assert seen["o"] is not seen["q"]
+
+
+class InPlace(nn.Module):
+    """Writes into what its layers were given: before the second layer runs, and after."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = linear(12, 12, dtype=torch.float32), linear(12, 12, dtype=torch.float32)
+
+    def forward(self, x):
+        h = x.clone()
+        y = self.first(h)
+        h.mul_(2)
+        y = y + self.second(h)
+        return y + h.zero_()
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_model_that_writes_in_place_is_seen_as_its_layers_saw_it(inference):
+    model, x = InPlace(), batches(1)[0]
+    if inference:
+        with torch.inference_mode():
+            x = x.clone()
+    for seen in layer_inputs(model, {"first": model.first, "second": model.second}, [x]):
+        assert torch.equal(seen["first"], x.reshape(-1, 12))
+        assert torch.equal(seen["second"], 2 * x.reshape(-1, 12))
+
+
+def test_masked_tokens_are_left_out():
+    model = tiny_llama()
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]])
+    path, batch = "model.layers.1.mlp.down_proj", {"input_ids": torch.arange(3, 15).view(2, 6)}
+    layers = {path: model.get_submodule(path)}
+    (every,) = layer_inputs(model, layers, [batch])
+    (kept,) = layer_inputs(model, layers, [batch | {"attention_mask": mask}])
+    assert len(every[path]) == 12 and len(kept[path]) == 6
+    assert relative(kept[path], every[path][mask.flatten().bool()]) < 1e-5  # causal: what follows is not seen
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_refused_with_layer_and_batch(value, MeanInput):
+    data = batches()
+    data[1][0, 2, 3] = value
+    model = small_model()
+    with unchanged(model), pytest.raises(ValueError, match="input of '0' holds .* not finite in calibration batch 2"):
+        al.attach(model, MeanInput(), calibration_data=data)
+
+
+def test_moments_are_those_of_all_tokens_together():
+    data = [randn(n, 5, seed=n) for n in (3, 1, 7)]
+    x = torch.cat(data)
+    moments = second_moments(["a"], ({"a": rows} for rows in data))["a"]
+    assert moments.tokens == 11
+    assert relative(moments.total, x.sum(0)) < 1e-12 and relative(moments.gram, x.t() @ x) < 1e-12
+
+
+def test_moments_are_shared_only_as_long_as_the_inputs_are():
+    one, two, three = (randn(4, 5, seed=i) for i in range(3))
+    data = [{"a": one, "b": one, "c": one}, {"a": two, "b": two, "c": three}]
+    found = second_moments("abc", data)
+    assert found["a"] is found["b"] is not found["c"]
+    for path, x in (("a", two), ("c", three)):
+        assert relative(found[path].gram, one.t() @ one + x.t() @ x) < 1e-12
+
+
+def test_the_variant_may_read_the_base_weight_and_leave_a_layer_out(registry):
+    @al.register("picky")
+    @dataclass(frozen=True)
+    class Picky(al.LoRA):
+        data: ClassVar[str] = "required"
+
+        def group_init(self, layers, batches):
+            next(iter(batches))
+            assert {path: tuple(p.base_weight().shape) for path, p in layers.items()} == {"0": (20, 12), "2": (8, 20)}
+            del layers["0"]
+
+    model = small_model()
+    adapter = al.attach(model, Picky(r=2), calibration_data=batches())
+    assert adapter.targets == ("2",) and not hasattr(model[0], "adapter")
+    assert not hasattr(model[2].adapter, "base_weight")
+    assert not model[0].weight.requires_grad

@@ -30,8 +30,8 @@ class DeLoRA(Variant):
         norm: |W| per input "column", as in PEFT, or the "scalar" Frobenius norm of eq. 8.
 
     Tensors: lora_A (r, d_in), lora_B (d_out, r), lora_lambda (), trained; lora_wnorm (d_in,), frozen; with
-    start="copy" also lora_A0, lora_B0, frozen. lora_B and lora_wnorm are stored in float32 at least: near B = 0
-    the gradient of B is beyond what float16 can hold.
+    start="copy" also lora_A0, lora_B0, lora_lambda0, frozen. lora_B and lora_wnorm are stored in float32 at
+    least: near B = 0 the gradient of B is beyond what float16 can hold.
 
     Raises:
         ValueError: r does not fit, lambda0 is not above 0 and finite, or start or norm is none of the above.
@@ -67,6 +67,7 @@ class DeLoRA(Variant):
         if copy:
             specs["lora_A0"] = ParamSpec(A, as_buffer=True)
             specs["lora_B0"] = ParamSpec(B, as_buffer=True, full_precision=True)
+            specs["lora_lambda0"] = ParamSpec((), specs["lora_lambda"].init, as_buffer=True)
         return specs
 
     def init(self, p, layer):
@@ -79,20 +80,17 @@ class DeLoRA(Variant):
     def effective_weight(self, p, W, b):
         dW = self._update(p.lora_A, p.lora_B, p.lora_lambda, p.lora_wnorm)
         if self.start == "copy":
-            dW = dW - self._update(p.lora_A0, p.lora_B0, self._lambda0(p), p.lora_wnorm)
+            dW = dW - self._update(p.lora_A0, p.lora_B0, p.lora_lambda0, p.lora_wnorm)
         return W + dW, b
 
     def _update(self, A, B, strength, wnorm):
         directions = B / B.norm(dim=0).clamp(min=LEAST) @ (A / A.norm(dim=1, keepdim=True).clamp(min=LEAST))
         return strength / len(A) * directions * wnorm  # (d_out, d_in)
 
-    def _lambda0(self, p):
-        return torch.full_like(p.lora_lambda, self.lambda0)  # rounded as lora_lambda was: equal at t=0
-
     def prepare(self, p, layer):
         A, B = self._factors(p.lora_A, p.lora_B, p.lora_lambda, p.lora_wnorm)
         if self.start == "copy":
-            A0, B0 = self._factors(p.lora_A0, p.lora_B0, self._lambda0(p), p.lora_wnorm)
+            A0, B0 = self._factors(p.lora_A0, p.lora_B0, p.lora_lambda0, p.lora_wnorm)
             A, B = torch.cat([A, A - A0]), torch.cat([B - B0, B0], dim=1)  # exactly 0 at t=0: see PiSSA
         return A, B
 
