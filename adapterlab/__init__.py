@@ -12,6 +12,7 @@ al.merge(model)                         # fold into the weights
 ```
 """
 
+from . import peft
 from .checkpoint import AdapterFileError, BaseMismatchError, load, save
 from .layer import effective_weight
 from .runtime import Adapter, attach, detach, merge
@@ -39,6 +40,7 @@ __all__ = [
     "effective_weight",
     "load",
     "merge",
+    "peft",
     "register",
     "save",
 ]

@@ -1,6 +1,8 @@
 """Streams the inputs of layers, batch by batch, and sums them up: what data-driven starts see."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +15,18 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], data: Iterable[
 
     Memory does not grow with the number of batches. The model runs in eval mode without gradients; its
     mode and the random state are as they were once the iterator ends or is dropped. Layers that are called with
-    one and the same tensor share one copy of it. Tokens that a batch's `attention_mask` masks are left out.
+    one and the same tensor share one copy of it; one that is called several times gets all its inputs. Tokens that
+    a batch's `attention_mask` masks are left out.
 
     Args:
         data: batches, each a dict of keyword arguments, a tuple or list of arguments, or a tensor.
 
     Raises:
+        TypeError: `data` is one batch instead of an iterable of batches.
         ValueError: there is no batch at all, or a layer's input is not finite.
     """
+    if isinstance(data, (Mapping, str)):
+        raise TypeError(f"calibration_data is one {type(data).__name__}: pass a list of batches, such as [batch]")
     seen: dict[str, Tensor] = {}
     copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # the input itself too: its id stays taken
     mask: list[Tensor | None] = [None]
@@ -33,7 +39,8 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], data: Iterable[
             key = (id(x), -len(copies) - 1 if x.is_inference() else x._version)
             if key not in copies:
                 copies[key] = x, _tokens(x, mask[0])  # a copy, for what comes after may write to x
-            seen[path] = copies[key][1]
+            x = copies[key][1]
+            seen[path] = torch.cat([seen[path], x]) if path in seen else x
 
         return hook
 
@@ -43,8 +50,8 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], data: Iterable[
         model.eval()
         for number, batch in enumerate(data, start=1):
             seen.clear()
-            mask[0] = batch.get("attention_mask") if isinstance(batch, dict) else None
-            with torch.random.fork_rng(), torch.no_grad():
+            mask[0] = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+            with torch.random.fork_rng(), torch.no_grad(), _uncompiled():
                 _call(model, batch)
             copies.clear()
             _refuse_not_finite(seen, number)
@@ -61,8 +68,14 @@ def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], data: Iterable[
         )
 
 
+def _uncompiled():
+    """torch.compile does not guard hooks: code compiled before would run without ours."""
+    # Not imported: nothing was ever compiled.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):  # tokenizers give a mapping that is no dict
         model(**batch)
     elif isinstance(batch, (tuple, list)):
         model(*batch)
@@ -127,7 +140,10 @@ class Moments:
         if center:
             gram = gram - torch.outer(self.total, self.total) / self.tokens
         squares, vectors = torch.linalg.eigh(gram)
-        squares = squares.flip(0).clamp(min=0)
+        squares = squares.flip(0)
+        # What the sums' rounding left explains nothing: inputs that are all alike have no variance.
+        rounding = max(self.tokens, len(gram)) * torch.finfo(gram.dtype).eps * self.gram.trace()
+        squares = torch.where(squares > rounding, squares, 0)
         return vectors.flip(1).t(), squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
 
 

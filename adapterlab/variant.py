@@ -112,6 +112,13 @@ class Variant(ABC):
         """The fast path. `side = "output"`: the new output, given the base layer's x and y.
         `side = "input"`: the new input, given x (y is None)."""
 
+    def low_rank(self, p, layer: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """A (k, d_in) and B (d_out, k) with W' - W = B A, where the difference has low rank; None where it has not.
+
+        Any LoRA runtime serves a variant through them.
+        """
+        return None
+
     def layer_scale(self) -> float:
         """The scale stored with each layer when it is attached; 1 where the equation has none."""
         return 1.0

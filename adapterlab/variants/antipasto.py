@@ -121,3 +121,6 @@ class AntiPaSTO(Variant):
     def forward(self, prepared, x, y):
         Vh, U_core = prepared
         return add_low_rank(y, x, Vh, U_core, 1.0)
+
+    def low_rank(self, p, layer):
+        return self.prepare(p, layer)

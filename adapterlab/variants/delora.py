@@ -104,3 +104,6 @@ class DeLoRA(Variant):
     def forward(self, prepared, x, y):
         A, B = prepared
         return add_low_rank(y, x, A, B, 1.0)
+
+    def low_rank(self, p, layer):
+        return self.prepare(p, layer)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ..ops import add_low_rank, arithmetic_dtype
 from ..variant import ParamSpec, Variant, check_fits, check_rank, kaiming, register
+from ..weights import dense_weight, times
 
 
 def paired_rows(U):
@@ -68,3 +69,7 @@ class HRA(Variant):
     def forward(self, prepared, x, y):
         TQ, Qt = prepared  # (r, d_in), (d_in, r)
         return add_low_rank(x, x, TQ, Qt, -1.0)  # x R^T = x - (x (T Q)^T) Q
+
+    def low_rank(self, p, layer):
+        TQ, Qt = self.prepare(p, layer)
+        return TQ, -times(dense_weight(layer), Qt)  # W R = W - (W Q^T) (T Q)

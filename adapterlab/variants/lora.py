@@ -51,3 +51,7 @@ class LoRA(Variant):
     def forward(self, prepared, x, y):
         A, B, s = prepared
         return add_low_rank(y, x, A, B, s)
+
+    def low_rank(self, p, layer):
+        A, B, s = self.prepare(p, layer)
+        return A, s * B
