@@ -5,70 +5,14 @@ import re
 import nbformat
 import pytest
 import yaml
-from playwright.sync_api import sync_playwright
 
-import chromium
 import vendor
-from build_book import build
+from browsing import PAGES, TOC, VIEWS
 from paths import BUILD, ROOT
-from serve import serving
 
 pytestmark = pytest.mark.browser
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"]] + [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
-VIEWS = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
-    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
-}
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The address of a fresh build; a warning fails it."""
-    if not vendor.is_vendored() and not vendor.have_npm():
-        pytest.skip("npm is not installed, so the pages would load JavaScript from a CDN")
-    with serving(build(tmp_path_factory.mktemp("book"), strict=True)) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-        running = playwright.chromium.launch(executable_path=chromium.find(), args=arguments)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def visit(site, browser):
-    """Open a page of the site and return it with the complaints gathered so far and later."""
-    contexts = []
-
-    def open_page(name: str, view: str = "light"):
-        context = browser.new_context(**VIEWS[view])
-        contexts.append(context)
-        page, complaints = context.new_page(), []
-
-        def only_loopback(route):
-            if route.request.url.startswith((site + "/", "data:", "blob:")):
-                return route.continue_()
-            complaints.append(f"a request leaves for {route.request.url}")
-            route.abort()
-
-        page.route("**/*", only_loopback)
-        page.on("console", lambda message: message.type == "error" and complaints.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("response", lambda response: response.status >= 400 and complaints.append(f"missing: {response.url}"))
-        page.goto(f"{site}/{name}.html", wait_until="load")
-        return page, complaints
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 def source(name: str) -> str:
@@ -161,6 +105,24 @@ def test_page(visit, axe, name, view):
         assert page.locator("a[href*='colab']").first.get_attribute("href") == colab_address(f"{name}.ipynb")
     faults = accessibility_faults(page, axe)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_card_holds_what_is_on_it(visit, view):
+    page, _ = visit(TOC["root"], view)
+    page.wait_for_selector(".al-card mjx-container")
+    page.evaluate("document.fonts.ready")
+    outside = page.evaluate(
+        """[...document.querySelectorAll(".al-card")].flatMap((card) => {
+            const parts = [card, ...card.querySelectorAll("p, dd")];
+            const wide = parts.filter((part) => part.scrollWidth > part.clientWidth);
+            const edge = card.getBoundingClientRect().right - parseFloat(getComputedStyle(card).paddingRight) + 1;
+            const formulas = [...card.querySelectorAll("mjx-container")];
+            const out = formulas.filter((part) => part.getBoundingClientRect().right > edge);
+            return [...wide, ...out].map((part) => `${card.innerText.slice(0, 9)}: ${part.localName}`);
+        })"""
+    )
+    assert page.locator(".al-card").count() == 9 and not outside
 
 
 def test_the_front_page_leads_into_the_book(visit):

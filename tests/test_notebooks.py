@@ -91,6 +91,9 @@ BAD = {
         [code(outputs=[shows(image_png="iVBO")])],
         [code(outputs=[shows(text_html="<img src='x'>")])],
     ],
+    "widgets_are_figures": [
+        [code(outputs=[shows(**{"application_vnd.jupyter.widget-view+json": {"model_id": "0" * 32}})])],
+    ],
     "outputs_are_portable": [
         [code(outputs=[shows("<Thing at 0x7f3a5c0d1e20>")])],
         [code(outputs=[shows("saved to /home/someone/x.pt")])],

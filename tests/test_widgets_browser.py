@@ -3,19 +3,21 @@
 import json
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-import chromium
+import browsing
 import vendor
 from adapterlab.kit import widgets
 from adapterlab.kit.widgets import figure, lora_rates
 from adapterlab.kit.widgets.figure import Figure, bundle
+from browsing import listen
 from paths import BUILD
 from serve import serving
 from widget_page import write_page
 from widget_runs import made_up_run
 
 pytestmark = pytest.mark.browser
+browser = browsing.browser  # so that each figure's own tests find all they need here
 
 VIEWS = {
     "light": {"color_scheme": "light", "viewport": {"width": 900, "height": 900}},
@@ -108,15 +110,6 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-        running = playwright.chromium.launch(executable_path=chromium.find(), args=arguments)
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
 def served(tmp_path_factory):
     if not vendor.is_vendored() and not vendor.have_npm():
         pytest.skip("npm is not installed, so there is no JavaScript for the page")
@@ -132,20 +125,12 @@ def visit(served, browser):
     folder, address = served
     contexts, complaints = [], []
 
-    def only_loopback(route):
-        if route.request.url.startswith((address + "/", "data:", "blob:")):
-            return route.continue_()
-        complaints.append(f"a request leaves for {route.request.url}")
-        route.abort()
-
     def open_page(*figures, view="light", scripts=True, **options):
         write_page(folder, figures, theme="dark" if view == "dark" else "light")
         context = browser.new_context(**VIEWS[view] | {"java_script_enabled": scripts} | options)
         contexts.append(context)
         page = context.new_page()
-        page.route("**/*", only_loopback)
-        page.on("console", lambda message: message.type == "error" and complaints.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        listen(page, address, complaints)
         page.goto(address + "/index.html", wait_until="load")
         if scripts:
             expect(page.locator(".al-fig")).to_have_count(len(figures), timeout=20_000)

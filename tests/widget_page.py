@@ -1,4 +1,4 @@
-"""A page that shows widgets as the built book does: html-manager, the vendored files, no kernel, no CDN."""
+"""A page that shows widgets by anywidget's own front end, as JupyterLab and Colab do; no kernel, no CDN."""
 
 import html
 import json
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ipywidgets.embed import embed_data
 
-from paths import BOOK, VENDOR
+from paths import VENDOR
 
 PAGE = """<!doctype html>
 <html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>widgets</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
 <style>body {{ margin: 0 auto; padding: 12px; max-width: 760px; background: {ground}; font-family: sans-serif }}</style>
-<script src="vendor/require.js"></script><script src="require-config.js"></script>
+<script src="vendor/require.js"></script><script>requirejs.config({{ baseUrl: "vendor/" }})</script>
 <script src="vendor/embed-amd.js"></script></head><body>
 {cells}
 <script type="application/vnd.jupyter.widget-state+json">{state}</script>
@@ -28,7 +28,6 @@ def write_page(folder: Path, figures, theme: str = "light") -> None:
     """folder/index.html with the figures one below the other, and the JavaScript it needs."""
     if not (folder / "vendor").exists():
         shutil.copytree(VENDOR / "vendor", folder / "vendor", ignore=shutil.ignore_patterns("mathjax"))
-        shutil.copy(BOOK / "_assets" / "require-config.js", folder)
     data = embed_data(views=figures, drop_defaults=False)  # the code is a default
     cells = [
         CELL.format(k=k, still=figure.still_bundle()["text/html"], view=json.dumps(view))

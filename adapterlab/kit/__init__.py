@@ -5,6 +5,7 @@ Built on adapterlab's public API alone; needs the `kit` extra: pip install "adap
 
 from .base import answer, evaluate, load_base
 from .curve import plot
+from .equation import Equation
 from .notebook import start
 from .show import Picture, Source, Table
 from .tasks import PROSE, SKILLS, TASKS
@@ -14,6 +15,7 @@ __all__ = [
     "PROSE",
     "SKILLS",
     "TASKS",
+    "Equation",
     "Picture",
     "Run",
     "Source",

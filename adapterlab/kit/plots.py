@@ -44,7 +44,7 @@ def pretraining_log() -> Picture:
     fig, axes = style.figure(height=3.2)
     for name, mark in zip(order, style.MARKS.values()):
         axes.plot(steps, [row[name] for row in log["rows"]], color=mark.line, label=name)
-    axes.set(title="held-out exact match while it was pretrained", xlabel="step", ylim=(-0.03, 1.03))
+    axes.set(title="held-out exact match", xlabel="step", ylim=(-0.03, 1.03))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return Picture(
         fig,
@@ -173,4 +173,160 @@ def sizes_and_turns(layers: dict[str, torch.nn.Module]) -> Picture:
             for label, (turn, size) in widest.items()
         ),
         "Each dot is a row of W, of one layer of one model. Length and turn are read off the trained W'.",
+    )
+
+
+def energy_by_layer(model: torch.nn.Module, r: int = 8) -> Picture:
+    """The share of each weight's energy that its top r singular directions hold, by kind of layer, beside chance."""
+
+    def share(W: Tensor) -> float:
+        squares = torch.linalg.svdvals(W.detach().double()).square()
+        return round(100 * (squares[:r].sum() / squares.sum()).item(), 1)
+
+    kinds: dict[str, list[Tensor]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name.endswith("_proj"):
+            kinds.setdefault(name.rsplit(".", 1)[1], []).append(layer.weight)
+    shares = {kind: [share(W) for W in weights] for kind, weights in kinds.items()}
+    draw = torch.Generator().manual_seed(0)
+    chance = {kind: share(torch.randn(weights[0].shape, generator=draw)) for kind, weights in kinds.items()}
+    fig, ax = style.figure(width=5.6, height=2.9)
+    for k, kind in enumerate(kinds):
+        ax.plot(shares[kind], [k] * len(shares[kind]), "s", color=style.MARKS["pissa"].line, markersize=6)
+        ax.plot(chance[kind], k, "x", color=style.INK, markersize=7)
+    ax.set(
+        yticks=range(len(kinds)), yticklabels=list(kinds), xlim=(0, 100), title=f"energy in the top {r} directions, %"
+    )
+    ax.invert_yaxis()
+    told = "; ".join(f"{kind} {min(found):.0f} to {max(found):.0f}" for kind, found in shares.items())
+    return Picture(
+        fig,
+        f"The share of the energy that the top {r} directions hold, in per cent, for each kind of layer: {told}. In "
+        f"random matrices of the same shapes it is {min(chance.values()):.0f} to {max(chance.values()):.0f}.",
+        "A square is a layer of one block of the base model; a cross is a random matrix of the same shape.",
+    )
+
+
+def base_drift(curves: dict[str, list[float]]) -> Picture:
+    """norm(W_n - W) / norm(W) after n rounds of taking something out of a weight and putting it back, by its dtype."""
+    fig, ax = style.figure(width=5.6, height=2.9)
+    lines = dict(zip(curves, ("-", "-.", ":")))
+    for name, errors in curves.items():
+        ax.loglog(range(1, len(errors) + 1), errors, lines[name], color=style.MARKS["pissa"].line)
+        ax.annotate(name, (len(errors), errors[-1]), (6, 0), textcoords="offset points", va="center", color=style.INK)
+    ax.set(title="how far the base has drifted", xlabel="rounds", ylabel="norm(W_n - W) / norm(W)")
+    return Picture(
+        fig,
+        "How far a weight is from itself after so many rounds of attaching and detaching, on two logarithmic axes. "
+        + " ".join(
+            f"{name}: {errors[0]:.0e} after one round, {errors[-1]:.0e} at the end." for name, errors in curves.items()
+        ),
+        "Each round takes the top of the weight's SVD out and adds it again. The difference form would lie at 0.",
+    )
+
+
+def rank_of_difference(layers: dict[str, torch.nn.Module], k: int = 24) -> Picture:
+    """The first k singular values of W' - W of an adapted layer, per variant."""
+    fig, ax = style.figure(width=5.6, height=2.9)
+    ends = {}
+    for name, layer in layers.items():
+        mark = style.MARKS[name]
+        difference = (effective_weight(layer)[0] - layer.weight).detach().double()
+        values = torch.linalg.svdvals(difference)[:k]
+        seen = values[values > 1e-5 * values[0]]  # the rest is the rounding of float32
+        ax.semilogy(range(1, len(seen) + 1), seen, mark.marker, color=mark.line, markersize=5, label=mark.label)
+        ends[mark.label] = len(seen)
+    ax.set(title="singular values of W' - W, trained", xlabel="index", xlim=(0, k + 1))
+    ax.legend()
+    return Picture(
+        fig,
+        "The singular values of the trained difference on a logarithmic axis. "
+        + " ".join(f"{label} has {count} and then nothing but rounding." for label, count in ends.items()),
+        "What is not drawn is rounding: less than a hundred-thousandth of the largest.",
+    )
+
+
+def gate_values(model: torch.nn.Module) -> Picture:
+    """The gates of an IA3 or IA3-FF model, block by block, by kind of layer."""
+    found: dict[str, dict[int, Tensor]] = {}
+    member = {}
+    for path, layer in model.named_modules():
+        if hasattr(getattr(layer, "adapter", None), "lora_g"):
+            kind = path.rsplit(".", 1)[-1]
+            blocks = found.setdefault(kind, {})
+            blocks[len(blocks)] = layer.adapter.lora_g.detach().float().cpu()
+            member[kind] = layer.adapter.variant.name
+    fig, axes = style.figure(columns=len(found), height=2.9)
+    for ax, (kind, blocks) in zip([axes] if len(found) == 1 else axes, found.items()):
+        mark = style.MARKS[member[kind]]
+        for block, gates in blocks.items():
+            spread = torch.linspace(-0.32, 0.32, len(gates))  # side by side, so that dots do not hide each other
+            ax.plot(block + 1 + spread, gates, ".", color=mark.line, markersize=3)
+        ax.axhline(1, color=style.INK, linewidth=0.8)
+        ax.set(title=kind, xlabel="block", xticks=[block + 1 for block in blocks])
+    everything = {kind: torch.cat(list(blocks.values())) for kind, blocks in found.items()}
+    told = "; ".join(
+        f"{kind} from {gates.min():.1f} to {gates.max():.1f}, {(gates > 1).float().mean():.0%} above 1"
+        for kind, gates in everything.items()
+    )
+    return Picture(
+        fig,
+        f"The trained gates, one dot each, block by block: {told}.",
+        "One dot is one gate; the line is 1, where all of them began.",
+    )
+
+
+def chosen_axes(S: Tensor, size: Tensor, r: int) -> Picture:
+    """Which r singular axes two rules take: the largest S, or the largest S times the inputs' mean size along them.
+
+    Args:
+        S: (k,), singular values, largest first.
+        size: (k,), mean |v x| over inputs for each axis.
+    """
+    scores = S * size
+    by_data = set(scores.topk(r).indices.tolist())
+    fig, ax = style.figure(width=6.4, height=3.0)
+    for i, score in enumerate(scores.tolist()):
+        mark = style.MARKS["antipasto"]
+        look = {"color": mark.line, "fillstyle": "full" if i in by_data else "none"}
+        ax.semilogy(i + 1, score, mark.marker, markersize=5, **look)
+    ax.axvline(r + 0.5, color=style.MUTED, linestyle=":")
+    ax.text(r + 1, scores.max(), f"S alone takes the first {r}", color=style.MUTED, va="top")
+    ax.set(title="what each axis contributes", xlabel="singular axis, largest S first", ylabel="S_i mean|v_i x|")
+    late = sum(i >= r for i in by_data)
+    return Picture(
+        fig,
+        f"For each of {len(S)} singular axes its singular value times the mean size of the inputs along it, on a "
+        f"logarithmic axis. The {r} largest are filled; {late} of them lie beyond the first {r}.",
+        f"Filled: the {r} axes that the data choose. {late} of them S alone would leave out.",
+    )
+
+
+def first_steps(groups: dict[str, tuple[str, list]]) -> Picture:
+    """The training losses of a few seeds as a band and their mean as a line: label -> (member of MARKS, runs)."""
+    fig, ax = style.figure(width=5.6, height=3.2)
+    ends = []
+    widths = (2.4, 1.4, 0.8)  # one colour holds up to three lines
+    drawn: dict[str, int] = {}
+    for label, (member, runs) in groups.items():
+        mark, k = style.MARKS[member], drawn.setdefault(member, 0)
+        drawn[member] += 1
+        losses = torch.tensor([run.losses for run in runs], dtype=torch.float64)  # (seeds, steps)
+        steps, mean = range(1, losses.shape[1] + 1), losses.mean(0)
+        ax.fill_between(steps, losses.min(0).values, losses.max(0).values, color=mark.line, alpha=0.15, linewidth=0)
+        ax.plot(steps, mean, color=mark.line, linewidth=widths[k])
+        ends.append([mean[-1].item(), label, mark.light])
+    low, high = ax.get_ylim()
+    ends.sort()
+    for i, (y, label, colour) in enumerate(ends):  # labels that would touch are pushed apart
+        y = max(y, ends[i - 1][0] + (high - low) / 14) if i else y
+        ends[i][0] = y
+        ax.annotate(label, (len(steps), y), (6, 0), textcoords="offset points", va="center", color=colour)
+    ax.set(title="training loss", xlabel="step", ylim=(0, None))
+    ordered = ", ".join(label for _, label, _ in ends)
+    return Picture(
+        fig,
+        f"Training loss over the first {len(steps)} steps, a line and a band of seeds for each start. At the end, from "
+        f"the lowest: {ordered}.",
+        f"Lines: means of {len(losses)} seeds; bands: from the least to the largest.",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import vendor
 from paths import ROOT, in_ci
 
-CDN = "The pages will load MathJax and the widgets' code from a CDN, so reading them needs a network."
+CDN = "The pages will load MathJax from a CDN, so their formulas need a network."
 
 
 class BuildError(Exception):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from execute import OUTPUTS_OF, is_varying, source_digest
+from execute import OUTPUTS_OF, is_varying, shown_models, source_digest, widget_state
 from paths import ROOT
 
 # MyST directives and roles are raw text on GitHub, in JupyterLab and in Colab: name here the few that stay legible.
@@ -119,6 +119,14 @@ def outputs_are_portable(nb) -> Iterator[str]:
                 yield f"code cell {number} shows a path of this machine"
 
 
+def widgets_are_figures(nb) -> Iterator[str]:
+    state = widget_state(nb)
+    for number, cell in enumerate(code_cells(nb), 1):
+        for model in shown_models(cell):
+            if "_esm" not in state.get(model, {}).get("state", {}):
+                yield f"code cell {number} shows a widget that is no anywidget: book/_assets/figures.js cannot run it"
+
+
 RULES = [
     counts_in_order,
     nothing_skipped,
@@ -127,4 +135,5 @@ RULES = [
     legible_everywhere,
     images_have_alt_text,
     outputs_are_portable,
+    widgets_are_figures,
 ]

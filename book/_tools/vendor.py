@@ -1,4 +1,4 @@
-"""Vendor the JavaScript of the built pages, so that they ask no server for anything.
+"""Vendor MathJax, so that the built pages ask no server for anything, and a widget manager for the tests.
 
 The packages come from npm, each pinned by the sha512 of its tarball. The result is cached in book/_vendor.
 """

@@ -108,7 +108,10 @@ def rounded(values: Any, digits: int = 3) -> Any:
 
 
 class Figure(anywidget.AnyWidget):
-    """A widget that computes in the page. Subclasses name their JavaScript, and draw their first frame in `still`."""
+    """A widget that computes in the page. Subclasses name their JavaScript, and have a method `still()`.
+
+    It gives the first frame, for where no script runs: a Picture, or anything with html() and a stable repr.
+    """
 
     _css = stylesheet()
 
@@ -116,6 +119,8 @@ class Figure(anywidget.AnyWidget):
     still_id = traitlets.Unicode().tag(sync=True)
 
     def __init_subclass__(cls, js: str | None = None, **kwargs):
+        if not callable(getattr(cls, "still", None)):
+            raise TypeError(f"{cls.__name__} needs a method still(): its first frame, for where no script runs")
         if js:
             cls._esm = bundle(js)
         super().__init_subclass__(**kwargs)
@@ -123,10 +128,6 @@ class Figure(anywidget.AnyWidget):
     def __init__(self, data: dict[str, Any]):
         key = hashlib.sha256(f"{type(self).__name__}:{json.dumps(data, sort_keys=True, default=bytes.hex)}".encode())
         super().__init__(data=data, still_id=key.hexdigest()[:12])
-
-    def still(self):
-        """The first frame, for where no script runs: a Picture, or anything with html() and a stable repr."""
-        raise NotImplementedError
 
     def still_bundle(self) -> dict[str, str]:
         """The still as a notebook's output; the widget finds it by its id."""
