@@ -26,6 +26,7 @@ class LayerAdapter(nn.Module):
         prepared: inside `frozen()`, what `variant.prepare` gave on entry.
         path: of the layer in the model that `attach` was given.
         pass_id, order: the `attach` call it belongs to, and that call's place among them.
+        repacking: paths of all 4-bit layers whose repacking the first attach stopped.
         was_trainable: names of all parameters that required a gradient before the first attach.
     """
 
@@ -36,6 +37,7 @@ class LayerAdapter(nn.Module):
         self.prepared: tuple | None = None
         self.handle: RemovableHandle | None = None
         self.pass_id, self.order, self.was_trainable = "", 0, frozenset()
+        self.repacking: frozenset[str] = frozenset()
         self.derived: tuple[str, ...] = ()
         if variant.steerable:  # a tensor, so that a change neither recompiles nor is baked in; float64 holds any float
             self.register_buffer("coefficient", torch.ones((), dtype=torch.float64), persistent=False)

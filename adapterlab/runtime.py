@@ -25,7 +25,7 @@ from .layer import (
 )
 from .targets import Patterns, clean, select
 from .variant import Variant
-from .weights import dense_weight
+from .weights import dense_weight, merged_dtype, resume_repacking, stop_repacking, storage
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -90,36 +90,49 @@ def attach(
             except ValueError as error:
                 raise ValueError(f"{variant.name} cannot start on layer {path!r}: {error}") from None
     if calibration_data is not None:
+        _calibrate(model, variant, chosen, adapters, calibration_data)
+    return install(model, [adapters])
+
+
+def _calibrate(model, variant, chosen, adapters, data) -> None:
+    stopped = stop_repacking(model)  # for calibration itself runs the model in eval mode
+    try:
         # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
-        with closing(calibrate.layer_inputs(model, chosen, calibration_data)) as batches:
+        with closing(calibrate.layer_inputs(model, chosen, data)) as batches:
             for path, adapter in adapters.items():
                 adapter.base_weight = functools.partial(dense_weight, chosen[path])
             variant.group_init(adapters, batches)
             for adapter in adapters.values():  # it must not keep the layer alive, nor be pickled with it
                 del adapter.base_weight
-    return install(model, [adapters])
+    finally:
+        resume_repacking(stopped.values())
 
 
 def install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapter":
     """Put finished adapters on their layers and freeze the rest; on failure take all of it back."""
     present = adapted_layers(model)
     if present:
-        was_trainable, order = present[0].adapter.was_trainable, 1 + max(layer.adapter.order for layer in present)
+        first, order = present[0].adapter, 1 + max(layer.adapter.order for layer in present)
+        was_trainable, repacking = first.was_trainable, first.repacking
     else:
         was_trainable, order = frozenset(_trainable(model)), 0
+        repacking = frozenset(map(clean, stop_repacking(model)))
     layers = {clean(path): module for path, module in model.named_modules()}
     installed, ids = [], []
     try:
         for adapters in passes:
             ids.append(uuid.uuid4().hex)
             for path, adapter in adapters.items():
-                adapter.pass_id, adapter.order, adapter.was_trainable = ids[-1], order, was_trainable
+                adapter.pass_id, adapter.order = ids[-1], order
+                adapter.was_trainable, adapter.repacking = was_trainable, repacking
                 installed.append(layers[path])
                 hook(layers[path], adapter)
             order += 1
     except BaseException:
         for layer in installed:
             unhook(layer)
+        if not present:
+            _resume(model, repacking)
         raise
     ours = {id(p) for layer in adapted_layers(model) for p in layer.adapter.parameters()}
     for parameter in model.parameters():
@@ -127,6 +140,10 @@ def install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapter
             parameter.requires_grad_(False)
     _forget_compiled()
     return Adapter(model, ids)
+
+
+def _resume(model: nn.Module, paths: frozenset[str]) -> None:
+    resume_repacking(layer for path, layer in model.named_modules() if clean(path) in paths)
 
 
 def _trainable(model: nn.Module) -> list[str]:
@@ -266,12 +283,13 @@ def _remove(model: nn.Module, layers: list[nn.Module]) -> None:
     if not layers:
         return
     refuse_other_root(model)
-    was_trainable = layers[0].adapter.was_trainable
+    was_trainable, repacking = layers[0].adapter.was_trainable, layers[0].adapter.repacking
     for layer in layers:
         unhook(layer)
     if not adapted_layers(model):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(clean(name) in was_trainable)
+        _resume(model, repacking)
     _forget_compiled()
 
 
@@ -286,15 +304,19 @@ def refuse_other_root(model: nn.Module) -> None:
             )
 
 
-def merge(model: nn.Module) -> None:
+def merge(model: nn.Module, *, dequantize: bool = False) -> None:
     """Fold all adapters into the weights and remove them: plain layers with W' and b' afterwards.
 
     One-way. Computed in float32 at least and rounded once to the base's dtype, into new tensors. If it
     raises, nothing has changed.
 
+    Args:
+        dequantize: turn adapted layers that are stored in 8 or 4 bits, where W' has no place, into nn.Linear, in
+            the dtype they compute in. Without it such a layer is refused.
+
     Raises:
-        ValueError: no adapter is attached, a weight to be changed is tied to another module, or a merged
-            weight would not be finite in the base's dtype.
+        ValueError: no adapter is attached, a weight to be changed is tied to another module, a layer is quantised
+            and `dequantize` is false, or a merged weight would not be finite in the base's dtype.
     """
     layers = adapted_layers(model)
     if not layers:
@@ -302,20 +324,42 @@ def merge(model: nn.Module) -> None:
     refuse_other_root(model)
     _refuse_tied(model, layers)
     for layer in layers:  # all are tried before any is changed; W' is made twice rather than kept for all layers
+        if storage(layer) != "dense":
+            _refuse_quantised(model, layer, dequantize)
         if not all(t is None or t.isfinite().all() for t in _merged(layer)):
-            raise ValueError(f"the merged weight of {layer.adapter.path!r} is not finite in {layer.weight.dtype}")
+            raise ValueError(f"the merged weight of {layer.adapter.path!r} is not finite in {merged_dtype(layer)}")
+    plain = {}
     for layer in layers:
         weight, bias = _merged(layer)
-        layer.weight = nn.Parameter(weight, requires_grad=False)
+        target = layer
+        if storage(layer) != "dense":
+            target = plain[layer] = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+            target.train(layer.training)
+        target.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
-            layer.bias = nn.Parameter(bias, requires_grad=False)
+            target.bias = nn.Parameter(bias, requires_grad=False)
     _remove(model, layers)
+    for parent in model.modules() if plain else ():
+        for name, child in parent._modules.items():
+            if child in plain:
+                parent._modules[name] = plain[child]
 
 
 @torch.no_grad()
 def _merged(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     W, b = effective_weight(layer)
-    return W.to(layer.weight.dtype), None if b is None else b.to(layer.bias.dtype)
+    return W.to(merged_dtype(layer)), None if b is None else b.to(layer.bias.dtype)
+
+
+def _refuse_quantised(model: nn.Module, layer: nn.Module, dequantize: bool) -> None:
+    path = layer.adapter.path
+    if not dequantize:
+        raise ValueError(
+            f"{path!r} is quantised ({storage(layer)}): W' would be rounded to what it can hold. "
+            "merge(model, dequantize=True) makes it an nn.Linear"
+        )
+    if layer is model:
+        raise ValueError("a bare quantised layer cannot be replaced by an nn.Linear: put it into a module first")
 
 
 def _refuse_tied(model: nn.Module, layers: list[nn.Module]) -> None:

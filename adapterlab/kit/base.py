@@ -13,16 +13,21 @@ from . import batches, tasks
 HELD_OUT_SEED = 99  # scores are always taken on the same examples
 
 
-def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32):
+def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32, quantize: str | None = None):
     """A causal LM in eval mode and its tokenizer: the embedded one, or a hub model or folder by name.
 
     The embedded model (0.92 M parameters, in the package) needs no network. It adds, subtracts, sorts and
     reverses letters, and reads small stories: see `tasks.SKILLS`.
 
+    Args:
+        dtype: of the weights, or of the arithmetic on them where they are quantised.
+        quantize: "nf4", "fp4" or "int8" stores the linear layers of the blocks so, through bitsandbytes.
+
     Returns:
         (model, tokenizer)
 
     Raises:
+        ValueError: `quantize` is none of the above.
         FileNotFoundError: `name` is written as a path and no folder is there.
         ConnectionError: the hub cannot be reached, or has no such model.
     """
@@ -30,11 +35,24 @@ def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # its rate would make every notebook's output differ
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **_quantized(quantize, dtype))
     finally:
         if was_on:
             logging.enable_progress_bar()
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _quantized(kind: str | None, dtype: torch.dtype) -> dict:
+    if kind is None:
+        return {}
+    if kind not in ("nf4", "fp4", "int8"):
+        raise ValueError(f"quantize = {kind!r}: choose 'nf4', 'fp4' or 'int8', or None for dense weights")
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": config}
 
 
 def _folder(name: str | os.PathLike) -> Path:
