@@ -24,15 +24,57 @@ WRONG = {
     "passes": [True, False],
     "blind": "without a bias nothing shows",
 }
+
+FOLDER = {
+    "member": "hra",
+    "own": {
+        "fields": {"peft_type": "HRA", "r": 8},
+        "tensors": [["hra_u", [128, 8]]],
+        "layers": 28,
+        "bytes": 150_000,
+        "readers": {"PeftModel": True, "a LoRA server": False},
+    },
+    "lora": {"refused": "it has full rank"},
+}
+
+
+def steered():
+    model, tokenizer = kit.load_base()
+    adapter = al.attach(model, al.AntiPaSTO(r=4, max_angle=0.5), targets=r"q_proj$", layers=[1])
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.copy_(torch.linspace(0.1, 0.4, p.numel()).view_as(p))
+    layer = model.get_submodule(adapter.targets[0])
+    return widgets.AntipastoSteer(model, tokenizer, adapter, layer, ["57+28="], caps=(0.1, 0.5), n=4)
+
+
 MAKE = {
+    "AntipastoSteer": steered,
     "Guess": lambda: widgets.Guess(**QUESTION),
     "LoraRates": widgets.LoraRates,
     "RunScrubber": lambda: widgets.RunScrubber(made_up_run(), ghosts=[made_up_run("full")]),
+    "DeloraCliff": widgets.DeloraCliff,
     "DoraRow": widgets.DoraRow,
+    "Ia3Gates": widgets.Ia3Gates,
+    "Ia3Sides": lambda: widgets.Ia3Sides(
+        [[1.0, 0.2], [0.3, 0.8]], [[1.0, -0.2], [0.3, 0.8]], [[1.0, 0.2], [0.3, 0.8], [-0.5, 0.4]]
+    ),
+    "EvaNeedle": lambda: widgets.EvaNeedle(np.random.default_rng(0).normal(1, 1, (40, 6))),
+    "EvaRanks": lambda: widgets.EvaRanks(*made_up_shares()),
     "HraMirrors": lambda: widgets.HraMirrors([[1.0, 0.2], [0.3, 0.8], [-0.5, 0.4]]),
+    "PeftFolder": lambda: widgets.PeftFolder([FOLDER], "k_proj", (64, 128)),
+    "PissaSpectrum": lambda: widgets.PissaSpectrum({"W": torch.eye(64) + torch.arange(64.0) / 64}),
     "Contract": lambda: widgets.Contract([WRONG], ["same at t=0", "far from it"], [0, 1, 2]),
     "Ask": lambda: widgets.Ask(*kit.load_base(), ["57+28=", "sort c a b ="]),
 }
+
+
+def made_up_shares():
+    spectra = {f"blocks.{i}.q_proj": [2.0**-k / (i + 2) for k in range(24)] for i in range(3)}
+    both = {path: {"raw": values, "centred": values[::-1]} for path, values in spectra.items()}
+    return both, dict.fromkeys(both, 20)
+
+
 FIGURES = [getattr(widgets, name) for name in widgets.__all__ if name != "Figure"]
 CSS = (figure.FOLDER / "figure.css").read_text()
 
@@ -134,6 +176,13 @@ def test_numbers_are_short():
     assert figure.rounded({"a": [0.123456, 12345.6, 2.0, True, "x", None]}) == {"a": [0.123, 12300, 2, True, "x", None]}
     assert figure.rounded([np.float32(0.5), float("nan"), float("inf")]) == [0.5, None, None]
     assert np.frombuffer(figure.floats([[1, 2], [3, 4]]), "<f4").tolist() == [1, 2, 3, 4]
+
+
+def test_a_figure_without_a_still_is_refused_at_its_class():
+    with pytest.raises(TypeError, match=r"Bare needs a method still\(\)"):
+
+        class Bare(figure.Figure, js="guess.js"):
+            pass
 
 
 def test_every_figure_is_tested():

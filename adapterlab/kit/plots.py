@@ -314,15 +314,16 @@ def first_steps(groups: dict[str, tuple[str, list]]) -> Picture:
         losses = torch.tensor([run.losses for run in runs], dtype=torch.float64)  # (seeds, steps)
         steps, mean = range(1, losses.shape[1] + 1), losses.mean(0)
         ax.fill_between(steps, losses.min(0).values, losses.max(0).values, color=mark.line, alpha=0.15, linewidth=0)
-        ax.plot(steps, mean, color=mark.line, linewidth=widths[k])
+        look = {"marker": mark.marker, "markevery": 5, "markersize": 5}
+        ax.semilogy(steps, mean, color=mark.line, linewidth=widths[k], **look)
         ends.append([mean[-1].item(), label, mark.light])
     low, high = ax.get_ylim()
     ends.sort()
     for i, (y, label, colour) in enumerate(ends):  # labels that would touch are pushed apart
-        y = max(y, ends[i - 1][0] + (high - low) / 14) if i else y
+        y = max(y, ends[i - 1][0] * (high / low) ** 0.07) if i else y
         ends[i][0] = y
         ax.annotate(label, (len(steps), y), (6, 0), textcoords="offset points", va="center", color=colour)
-    ax.set(title="training loss", xlabel="step", ylim=(0, None))
+    ax.set(title="training loss", xlabel="step")
     ordered = ", ".join(label for _, label, _ in ends)
     return Picture(
         fig,
