@@ -7,7 +7,7 @@ adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
     library     version of adapterlab that wrote it
     passes      one per attach: {"variant": name, "fields": {...}, "layers": {path: {"scale": s, "dtype": d,
                 "fields": what this layer has otherwise, such as its own rank}}}
-    base        path -> {"dtype": d, "sha256": digest of weight and bias in float32}
+    base        path -> {"precision": p, "sha256": digest, "weight": sketch, "bias": sketch or null}: fingerprint.py
     checksum    SHA-256 over all of the above and over every tensor's name, dtype, shape and bytes
 """
 
@@ -16,24 +16,28 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 import tempfile
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from .fingerprint import BOUNDS, Sketch, digest, is_sharded, judge, measure, sketches, whole
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_name, specs_of
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
-from .variant import VARIANTS, Variant
-from .weights import dense_weight
+from .variant import VARIANTS, ParamSpec, Variant
+from .weights import precision
 
 FORMAT = 1
+MAX_HEADER = 2**25  # bytes: some 20,000 layers. safetensors takes three times that; Python's objects 20 times the text
 
 
 class AdapterFileError(ValueError):
@@ -50,43 +54,95 @@ class BaseMismatchError(AdapterFileError):
 def save(model: nn.Module, path: str | os.PathLike) -> None:
     """Write all adapters of `model` to one safetensors file, in place of any file of that name.
 
-    The file appears whole or not at all: it is written beside the target, synced and renamed.
+    The file appears whole or not at all: it is written beside the target, synced and renamed. Of a sharded model
+    (FSDP2) every rank must call this; rank 0 writes, and the others learn whether it could.
 
     Raises:
         ValueError: the model has no adapter.
-        AdapterFileError: the file cannot be written; what stood there before is intact.
+        AdapterFileError: the file cannot be written, or load would refuse it: a value is not finite, a field is
+            nothing that JSON gives back. What stood there before is intact.
     """
     layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no adapter to save: attach one first")
     refuse_other_root(model)
+    shards = [t for layer in layers for t in (layer.weight, *layer.adapter.tensors().values()) if is_sharded(t)]
+    writes = not shards or torch.distributed.get_rank() == 0
+    header: dict[str, Any] = {"format": FORMAT, "library": metadata.version("adapterlab"), "passes": _passes(layers)}
+    tensors = {}
+    for layer in layers:
+        tensors |= _tensors(layer)
+    by_path = {layer.adapter.path: layer for layer in layers}
+    measured = _measure(by_path, *((digest, sketches) if writes else ()))
+    error = None
+    if writes:
+        header["base"] = {name: _base_entry(by_path[name], *found) for name, found in measured.items()}
+        header["checksum"] = _checksum(header, tensors)
+        try:
+            _write(Path(path), tensors, header)
+        except AdapterFileError as failure:
+            error = failure
+    if shards:
+        failed = torch.tensor(int(error is not None), device=shards[0].device)
+        torch.distributed.broadcast(failed, 0)
+        if failed and not writes:
+            error = AdapterFileError(f"rank 0 could not write {path}")
+    if error is not None:
+        raise error
+
+
+def _passes(layers: list[nn.Module]) -> list[dict]:
     passes: dict[str, dict] = {}
     for layer in sorted(layers, key=lambda layer: layer.adapter.order):  # stable: model order within a pass
         adapter = layer.adapter
-        entry = passes.setdefault(
-            adapter.pass_id, {"variant": adapter.variant.name, "fields": asdict(adapter.variant), "layers": {}}
-        )
+        values = _storable(adapter.variant)
+        entry = passes.setdefault(adapter.pass_id, {"variant": adapter.variant.name, "fields": values, "layers": {}})
         entry["layers"][adapter.path] = {
             "scale": float(adapter.scale),
             "dtype": _name(_storage_dtype(adapter)),
-            "fields": {k: v for k, v in asdict(adapter.variant).items() if v != entry["fields"][k]},
+            "fields": {k: v for k, v in values.items() if v != entry["fields"][k]},
         }
-    header = {
-        "format": FORMAT,
-        "library": metadata.version("adapterlab"),
-        "passes": list(passes.values()),
-        "base": {layer.adapter.path: _fingerprint(layer) for layer in layers},
-    }
-    tensors = {}
-    for layer in layers:
-        adapter = layer.adapter
-        specs = specs_of(adapter.variant, adapter.path, layer)
-        for name, tensor in adapter.tensors().items():
-            # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
-            stored = tensor.detach().to("cpu", specs[name].storage_dtype(_storage_dtype(adapter)))
-            tensors[full_name(adapter.path, name)] = stored.contiguous()
-    header["checksum"] = _checksum(header, tensors)
-    _write(Path(path), to_bytes(tensors, {"adapterlab": json.dumps(header)}))
+    return list(passes.values())
+
+
+def _storable(variant: Variant) -> dict[str, Any]:
+    """Its fields, if they come back from JSON as they are."""
+    values = _values(variant)
+    try:
+        back = _values(type(variant)(**_from_json(json.loads(json.dumps(values, allow_nan=False)))))
+    except Exception as error:
+        raise AdapterFileError(f"{variant} cannot be saved, its fields are not what JSON can hold: {error}") from error
+    if changed := [name for name in values if back[name] != values[name]]:
+        name = changed[0]
+        raise AdapterFileError(
+            f"{variant} cannot be saved: JSON gives {name} = {values[name]!r} back as {back[name]!r}; use numbers, "
+            "text, True, False, None and tuples"
+        )
+    return values
+
+
+def _values(variant: Variant) -> dict[str, Any]:
+    return {field.name: getattr(variant, field.name) for field in fields(variant)}
+
+
+def _from_json(value: Any) -> Any:
+    """JSON's lists as tuples: what a frozen dataclass, which can be hashed, is likely to hold."""
+    if isinstance(value, dict):
+        return {key: _from_json(item) for key, item in value.items()}
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value
+
+
+def _tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """The layer's tensors by full name, as they are stored."""
+    adapter, found = layer.adapter, {}
+    specs, dtype = specs_of(adapter.variant, adapter.path, layer), _storage_dtype(adapter)
+    for name, tensor in adapter.tensors().items():
+        # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
+        stored = whole(tensor.detach()).to("cpu", specs[name].storage_dtype(dtype)).contiguous()
+        full = full_name(adapter.path, name)
+        _check_tensor(full, stored, specs[name], dtype)
+        found[full] = stored
+    return found
 
 
 def _storage_dtype(adapter: LayerAdapter) -> torch.dtype:
@@ -94,12 +150,21 @@ def _storage_dtype(adapter: LayerAdapter) -> torch.dtype:
     return min((t.dtype for t in adapter.tensors().values()), key=lambda dtype: dtype.itemsize)
 
 
-def _fingerprint(layer: nn.Module) -> dict[str, str]:
-    digest = hashlib.sha256()
-    for tensor in (dense_weight(layer), layer.bias):
-        if tensor is not None:
-            digest.update(_bytes(tensor.detach().float()))
-    return {"dtype": _name(layer.weight.dtype), "sha256": digest.hexdigest()}
+def _measure(layers: dict[str, nn.Module], *functions) -> dict[str, list]:
+    try:
+        return measure(layers, *functions)
+    except ValueError as error:
+        raise AdapterFileError(str(error)) from error
+
+
+def _base_entry(layer: nn.Module, sha256: str, found: tuple[Sketch, Sketch | None]) -> dict[str, str | None]:
+    weight, bias = found
+    return {
+        "precision": precision(layer),
+        "sha256": sha256,
+        "weight": weight.encode(),
+        "bias": None if bias is None else bias.encode(),
+    }
 
 
 def _checksum(header: dict, tensors: dict[str, Tensor]) -> str:
@@ -119,11 +184,22 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise AdapterFileError(f"cannot write {path}: {error.strerror or error}") from error
+        content = to_bytes(tensors, {"adapterlab": json.dumps(header)})
+        if (length := int.from_bytes(content[:8], "little")) > MAX_HEADER:
+            raise ValueError(f"its header would have {length:,} bytes, more than the {MAX_HEADER:,} that load reads")
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    write_bytes(path, content)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The file appears whole or not at all; raises AdapterFileError."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
@@ -171,7 +247,7 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
         for layer_path, facts in entry["layers"].items():
             variant = _variant(entry["variant"], entry["fields"] | facts["fields"])
             if layer_path not in layers:
-                raise AdapterFileError(f"{path} adapts {layer_path!r}, which this model does not have")
+                raise AdapterFileError(f"{path} adapts {_short(layer_path)}, which this model does not have")
             if hasattr(layers[layer_path], "adapter"):
                 raise AdapterFileError(f"{layer_path!r} has an attribute `adapter` of its own: it cannot be adapted")
             adapter = _restore(variant, layer_path, layers[layer_path], facts, tensors)
@@ -179,40 +255,77 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
             adapters[layer_path] = adapter
         passes.append(adapters)
     if surplus := sorted(set(tensors) - used):
-        raise AdapterFileError(f"{path} holds {surplus[0]!r}, which belongs to no adapted layer")
-    _check_base(header["base"], layers, strict_base)
+        raise AdapterFileError(f"{path} holds {_short(surplus[0])}, which belongs to no adapted layer")
+    _check_base(header["base"], {layer_path: layers[layer_path] for layer_path in header["base"]}, strict_base)
     for adapters in passes:
         for layer_path, adapter in adapters.items():
             adapter.derive(layers[layer_path])
     return install(model, passes)
 
 
+# ---- load: the file ---------------------------------------------------------------------------------
+
+
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    if not path.is_file():
-        raise AdapterFileError(f"there is no file {path}")
+    """Header and tensors of a whole file of this format; the tensors are mapped from it, not yet read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("adapterlab")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if not path.is_file():
+            raise AdapterFileError(f"there is no file {path}")
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError(f"a header of {length:,} bytes is claimed, above the limit of {MAX_HEADER:,}")
+            _parse(file.read(length).decode())  # safetensors parses it too, but takes the last of equal keys
+            with safe_open(path, framework="pt") as content:
+                text = (content.metadata() or {}).get("adapterlab")
+                tensors = {name: content.get_tensor(name) for name in content.keys()}
+            replaced = not os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except AdapterFileError:
+        raise
     except Exception as error:  # whatever safetensors makes of a damaged file
-        raise AdapterFileError(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise AdapterFileError(f"{path} cannot be read as a safetensors file: {str(error)[:300]}") from error
+    if replaced:  # by another save, between the two openings
+        return _read(path)
     if text is None:
         raise AdapterFileError(f"{path} is a safetensors file, but no adapter that al.save wrote")
     try:
-        header = json.loads(text)
+        header = _parse(text)
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{path} is damaged: its metadata is no JSON: {error}") from error
     if not isinstance(header, dict):
         raise AdapterFileError(f"{path} is damaged: its metadata is no JSON object")
-    if header.get("format") != FORMAT:
+    if type(header.get("format")) is not int or header["format"] != FORMAT:
         raise AdapterFileError(
-            f"{path} has format {header.get('format')!r} (written by adapterlab {header.get('library')}); "
+            f"{path} has format {_short(header.get('format'))} "
+            f"(written by adapterlab {str(header.get('library'))[:20]}); "
             f"this version reads format {FORMAT}: upgrade adapterlab"
         )
     checksum = header.pop("checksum", None)
     if checksum != _checksum(header, tensors):
         raise AdapterFileError(f"{path} is damaged: its checksum does not match its content")
     return header, tensors
+
+
+def _parse(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice in one object")
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+
+
+def _short(value: Any) -> str:
+    """Something from the file in a message, however long it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def _check_structure(header: dict) -> None:
@@ -222,73 +335,116 @@ def _check_structure(header: dict) -> None:
         if not condition:
             raise AdapterFileError(f"the file's metadata is malformed: {what}")
 
-    passes, base = header.get("passes"), header.get("base")
+    def keys(value: Any, expected: set[str], what: str) -> None:
+        require(isinstance(value, dict) and set(value) == expected, f"{what} must be an object of {sorted(expected)}")
+
+    keys(header, {"format", "library", "passes", "base"}, "it")
+    passes, base = header["passes"], header["base"]
+    require(isinstance(header["library"], str), "`library` must be a version")
     require(isinstance(passes, list) and passes, "`passes` must be a list of at least one pass")
     paths = []
     for entry in passes:
-        require(isinstance(entry, dict), "each of `passes` must be an object")
-        require(isinstance(entry.get("variant"), str), "`variant` must be a name")
-        require(isinstance(entry.get("fields"), dict), "`fields` must be an object")
-        require(isinstance(entry.get("layers"), dict) and entry["layers"], "`layers` must hold at least one layer")
+        keys(entry, {"variant", "fields", "layers"}, "each of `passes`")
+        require(isinstance(entry["variant"], str), "`variant` must be a name")
+        require(isinstance(entry["fields"], dict), "`fields` must be an object")
+        require(isinstance(entry["layers"], dict) and entry["layers"], "`layers` must hold at least one layer")
         for path, facts in entry["layers"].items():
             paths.append(path)
-            require(isinstance(facts, dict) and isinstance(facts.get("dtype"), str), f"{path!r} must have a dtype")
-            scale = facts.get("scale")
-            require(isinstance(scale, float) and math.isfinite(scale), f"{path!r} must have a finite scale")
-            require(isinstance(facts.get("fields"), dict), f"{path!r} must have `fields`")
+            keys(facts, {"scale", "dtype", "fields"}, f"layer {_short(path)}")
+            require(isinstance(facts["dtype"], str), f"{_short(path)} must have a dtype")
+            scale = facts["scale"]
+            require(isinstance(scale, float) and math.isfinite(scale), f"{_short(path)} must have a finite scale")
+            require(isinstance(facts["fields"], dict), f"{_short(path)} must have `fields`")
     require(len(paths) == len(set(paths)), "a layer is adapted twice")
     require(isinstance(base, dict) and set(base) == set(paths), "`base` must hold each adapted layer")
+    for path, facts in base.items():
+        keys(facts, {"precision", "sha256", "weight", "bias"}, f"the base of {_short(path)}")
+        known = isinstance(facts["precision"], str) and facts["precision"] in BOUNDS
+        require(known, f"the precision of {_short(path)} must be one of {', '.join(BOUNDS)}")
+        require(isinstance(facts["sha256"], str), f"the digest of {_short(path)} must be text")
+        for part in ("weight", "bias"):
+            if facts[part] is None and part == "bias":
+                continue
+            require(isinstance(facts[part], str), f"the {part} of {_short(path)} must be a sketch")
+            try:
+                facts[part] = Sketch.decode(facts[part])
+            except ValueError as error:
+                require(False, f"the {part} of {_short(path)} is no sketch: {error}")
+
+
+# ---- load: whether it fits the model ----------------------------------------------------------------
 
 
 def _variant(name: str, values: dict) -> Variant:
     cls = VARIANTS.get(name)
     if cls is None:
         raise AdapterFileError(
-            f"the file holds a variant {name!r} that is not registered (known: {', '.join(VARIANTS)}): "
+            f"the file holds a variant {_short(name)} that is not registered (known: {', '.join(VARIANTS)}): "
             "import the module that defines it, then load"
         )
     if set(values) != {field.name for field in fields(cls)}:
-        raise AdapterFileError(f"the file's fields {values} are not those of {cls.__name__}")
+        raise AdapterFileError(f"the file's fields {_short(values)} are not those of {cls.__name__}")
     try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise AdapterFileError(f"the file's {cls.__name__} is not valid: {error}") from error
+        return cls(**_from_json(values))
+    except Exception as error:  # a class of anyone's, with values of anyone's
+        raise AdapterFileError(f"the file's {cls.__name__} is not valid: {str(error)[:300]}") from error
 
 
 def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors: dict[str, Tensor]) -> LayerAdapter:
     """One layer's adapter with its tensors from the file, each checked against what the variant expects."""
     dtype = next((d for d in DTYPES if _name(d) == facts["dtype"]), None)
     if dtype is None:
-        raise AdapterFileError(f"{path!r} is stored in {facts['dtype']!r}, which is no dtype of adapters")
+        raise AdapterFileError(f"{path!r} is stored in {_short(facts['dtype'])}, which is no dtype of adapters")
     try:
         specs = specs_of(variant, path, layer)
-    except ValueError as error:
-        raise AdapterFileError(str(error)) from error
+    except Exception as error:
+        raise AdapterFileError(f"{_short(variant)} is not for {path!r}: {str(error)[:300]}") from error
     found = {}
     for name, spec in specs.items():
         full = full_name(path, name)
-        tensor = tensors.get(full)
-        if tensor is None:
+        if full not in tensors:
             raise AdapterFileError(f"the tensor {full!r} is missing")
-        if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.storage_dtype(dtype):
-            raise AdapterFileError(
-                f"{full!r} is {tuple(tensor.shape)} {_name(tensor.dtype)} in the file; "
-                f"this model needs {spec.shape} {_name(spec.storage_dtype(dtype))}"
-            )
-        if not tensor.isfinite().all():
-            raise AdapterFileError(f"{full!r} holds values that are not finite")
-        found[name] = tensor.to(layer.weight.device, copy=True)
-    return LayerAdapter(variant, path, found, buffers_of(specs), float(facts["scale"]))
+        _check_tensor(full, tensors[full], spec, dtype)
+        found[name] = tensors[full].to(layer.weight.device, copy=True)
+    return LayerAdapter(variant, path, found, buffers_of(specs), facts["scale"])
+
+
+def _check_tensor(full: str, tensor: Tensor, spec: ParamSpec, dtype: torch.dtype) -> None:
+    expected = spec.storage_dtype(dtype)
+    if tuple(tensor.shape) != spec.shape or tensor.dtype != expected:
+        raise AdapterFileError(
+            f"{full!r} is {tuple(tensor.shape)} {_name(tensor.dtype)}, where this model needs "
+            f"{spec.shape} {_name(expected)}"
+        )
+    if not tensor.isfinite().all():
+        raise AdapterFileError(f"{full!r} holds values that are not finite")
 
 
 def _check_base(recorded: dict[str, dict], layers: dict[str, nn.Module], strict: bool) -> None:
-    different = [path for path, facts in recorded.items() if _fingerprint(layers[path]) != facts]
-    if not different:
-        return
-    message = (
-        f"{len(different)} of {len(recorded)} adapted layers have other weights than the adapter was trained on, "
-        f"first {different[0]!r}: load it on its own base model"
-    )
-    if strict:
-        raise BaseMismatchError(f"{message}, or pass strict_base=False")
-    warnings.warn(f"{message}; going on because strict_base=False", stacklevel=3)
+    digests = _measure(layers, digest)
+    others = {path: layer for path, layer in layers.items() if digests[path] != [recorded[path]["sha256"]]}
+    distances: dict[bool, list[tuple[float, str]]] = {True: [], False: []}  # whether rounding explains it
+    for path, (present,) in _measure(others, sketches).items():
+        facts = recorded[path]
+        distance, explained = judge(
+            (facts["weight"], facts["bias"]), facts["precision"], present, precision(layers[path])
+        )
+        distances[explained].append((distance, path))
+    if distances[False]:
+        worst = sorted(distances[False], reverse=True)
+        named = ", ".join(f"{path!r} ({distance:.2g})" for distance, path in worst[:3])
+        more = f", and {len(worst) - 3} more" if len(worst) > 3 else ""
+        message = (
+            f"{len(worst)} of {len(layers)} adapted layers have other weights than the adapter was trained on, by a "
+            f"distance relative to the norm: {named}{more}. Load it on its own base model"
+        )
+        if strict:
+            raise BaseMismatchError(f"{message}, or pass strict_base=False")
+        warnings.warn(f"{message}; going on because strict_base=False", stacklevel=3)
+    elif distances[True]:
+        distance, path = max(distances[True])
+        warnings.warn(
+            f"the base is another rounding of the one that the adapter was trained on: the weights of {len(others)} "
+            f"of {len(layers)} adapted layers differ by up to {distance:.2g} of their norm, most at {path!r}",
+            stacklevel=3,
+        )

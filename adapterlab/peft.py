@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .checkpoint import AdapterFileError, _write
+from .checkpoint import AdapterFileError, write_bytes
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_precision, specs_of
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
@@ -232,8 +232,8 @@ def _write_folder(model: nn.Module, folder: Path, config: dict, tensors: dict[st
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AdapterFileError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    _write(folder / TENSORS, to_bytes(tensors, {"format": "pt"}))
-    _write(folder / CONFIG, (text + "\n").encode())
+    write_bytes(folder / TENSORS, to_bytes(tensors, {"format": "pt"}))
+    write_bytes(folder / CONFIG, (text + "\n").encode())
 
 
 # ---- from PEFT ------------------------------------------------------------------------------------

@@ -418,7 +418,7 @@ def test_a_tensor_of_the_wrong_shape_or_dtype(variant, wrong, path):
     for name in adapters_of(model):
         al.save(model, path)
         rewrite(path, lambda header, tensors, name=name: tensors.update({name: wrong(tensors[name])}))
-        refused(path, f"{re.escape(repr(name))} is .* in the file; this model needs")
+        refused(path, f"{re.escape(repr(name))} is .* where this model needs")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
