@@ -11,13 +11,11 @@ adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
     checksum    SHA-256 over all of the above and over every tensor's name, dtype, shape and bytes
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import reprlib
-import tempfile
 import warnings
 from dataclasses import fields
 from importlib import metadata
@@ -25,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from .files import MAX_HEADER, AdapterFileError, parse, read, write
 from .fingerprint import BOUNDS, Sketch, digest, is_sharded, judge, measure, sketches, whole
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_name, specs_of
 from .runtime import DTYPES, Adapter, install, refuse_other_root
@@ -37,11 +35,6 @@ from .variant import VARIANTS, ParamSpec, Variant
 from .weights import precision
 
 FORMAT = 1
-MAX_HEADER = 2**25  # bytes: some 20,000 layers. safetensors takes three times that; Python's objects 20 times the text
-
-
-class AdapterFileError(ValueError):
-    """The file cannot be written or is no adapter file that fits this model; the model is unchanged."""
 
 
 class BaseMismatchError(AdapterFileError):
@@ -79,7 +72,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         header["base"] = {name: _base_entry(by_path[name], *found) for name, found in measured.items()}
         header["checksum"] = _checksum(header, tensors)
         try:
-            _write(Path(path), tensors, header)
+            write(Path(path), _content(tensors, header))
         except AdapterFileError as failure:
             error = failure
     if shards:
@@ -138,8 +131,11 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     specs, dtype = specs_of(adapter.variant, adapter.path, layer), _storage_dtype(adapter)
     for name, tensor in adapter.tensors().items():
         # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
-        stored = whole(tensor.detach()).to("cpu", specs[name].storage_dtype(dtype)).contiguous()
         full = full_name(adapter.path, name)
+        if tensor.is_meta:
+            raise AdapterFileError(f"{full!r} is on the meta device: there are no values to save")
+        # A copy: safetensors refuses tensors that share memory, as tied ones do.
+        stored = whole(tensor.detach()).to("cpu", specs[name].storage_dtype(dtype), copy=True).contiguous()
         _check_tensor(full, stored, specs[name], dtype)
         found[full] = stored
     return found
@@ -184,40 +180,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
+def _content(tensors: dict[str, Tensor], header: dict) -> bytes:
     try:
         content = to_bytes(tensors, {"adapterlab": json.dumps(header)})
-        if (length := int.from_bytes(content[:8], "little")) > MAX_HEADER:
-            raise ValueError(f"its header would have {length:,} bytes, more than the {MAX_HEADER:,} that load reads")
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    write_bytes(path, content)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all; raises AdapterFileError."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-    except (OSError, ValueError) as error:
-        raise AdapterFileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AdapterFileError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    except ValueError as error:  # a module's name that is no Unicode
+        raise AdapterFileError(f"cannot be saved: {error}") from error
+    if (length := int.from_bytes(content[:8], "little")) > MAX_HEADER:
+        raise AdapterFileError(f"cannot be saved: a header of {length:,} bytes is more than load reads, {MAX_HEADER:,}")
+    return content
 
 
 # ---- load -----------------------------------------------------------------------------------------
@@ -267,29 +237,12 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Header and tensors of a whole file of this format; the tensors are mapped from it, not yet read."""
-    try:
-        if not path.is_file():
-            raise AdapterFileError(f"there is no file {path}")
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER:
-                raise ValueError(f"a header of {length:,} bytes is claimed, above the limit of {MAX_HEADER:,}")
-            _parse(file.read(length).decode())  # safetensors parses it too, but takes the last of equal keys
-            with safe_open(path, framework="pt") as content:
-                text = (content.metadata() or {}).get("adapterlab")
-                tensors = {name: content.get_tensor(name) for name in content.keys()}
-            replaced = not os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except AdapterFileError:
-        raise
-    except Exception as error:  # whatever safetensors makes of a damaged file
-        raise AdapterFileError(f"{path} cannot be read as a safetensors file: {str(error)[:300]}") from error
-    if replaced:  # by another save, between the two openings
-        return _read(path)
-    if text is None:
+    """Header and tensors of a whole file of this format."""
+    found, tensors = read(path)
+    if "adapterlab" not in found:
         raise AdapterFileError(f"{path} is a safetensors file, but no adapter that al.save wrote")
     try:
-        header = _parse(text)
+        header = parse(found["adapterlab"])
     except (ValueError, RecursionError) as error:
         raise AdapterFileError(f"{path} is damaged: its metadata is no JSON: {error}") from error
     if not isinstance(header, dict):
@@ -304,19 +257,6 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if checksum != _checksum(header, tensors):
         raise AdapterFileError(f"{path} is damaged: its checksum does not match its content")
     return header, tensors
-
-
-def _parse(text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key stands twice in one object")
-        return found
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -25,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from .checkpoint import AdapterFileError, write_bytes
+from .files import AdapterFileError, read, write
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_precision, specs_of
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
@@ -232,8 +232,8 @@ def _write_folder(model: nn.Module, folder: Path, config: dict, tensors: dict[st
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AdapterFileError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    write_bytes(folder / TENSORS, to_bytes(tensors, {"format": "pt"}))
-    write_bytes(folder / CONFIG, (text + "\n").encode())
+    write(folder / TENSORS, to_bytes(tensors, {"format": "pt"}))
+    write(folder / CONFIG, (text + "\n").encode())
 
 
 # ---- from PEFT ------------------------------------------------------------------------------------
@@ -272,8 +272,13 @@ def from_peft(model: nn.Module, folder: str | os.PathLike) -> Adapter:
         raise AdapterFileError(f"{folder / TENSORS} holds no tensor")
     passes: dict[tuple, dict[str, LayerAdapter]] = {}
     for path in (path for path in layers if path in found):  # in model order
-        variant, tensors, scale = FROM[config.peft_type](config, path, layers[path], found[path])
-        adapter = _restore(variant, path, layers[path], tensors, scale)
+        try:
+            variant, tensors, scale = FROM[config.peft_type](config, path, layers[path], found[path])
+            adapter = _restore(variant, path, layers[path], tensors, scale)
+        except AdapterFileError:
+            raise
+        except Exception as error:  # PEFT takes fields of any type: a pattern that is no pattern, an alpha that is text
+            raise AdapterFileError(f"the layer {path!r} cannot be read from {folder}: {str(error)[:300]}") from error
         passes.setdefault((variant, scale), {})[path] = adapter
     for adapters in passes.values():
         for path, adapter in adapters.items():
@@ -303,14 +308,9 @@ def _read_config(folder: Path):
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / TENSORS
-    if not path.is_file():
-        other = " (adapter_model.bin is a pickle and is not read)" if (folder / "adapter_model.bin").exists() else ""
-        raise AdapterFileError(f"there is no file {path}{other}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # whatever safetensors makes of a damaged file
-        raise AdapterFileError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if not path.is_file() and (folder / "adapter_model.bin").exists():
+        raise AdapterFileError(f"there is no file {path} (adapter_model.bin is a pickle and is not read)")
+    return read(path)[1]
 
 
 # What from_peft reads, or what says nothing about the equation of trained weights.
@@ -344,7 +344,7 @@ def _from_lora(config, path, layer, tensors):
     r = _rank(config, path, A)
     alpha = _pattern_value(config.alpha_pattern, path, config.lora_alpha)
     scale = alpha / (math.sqrt(r) if config.use_rslora else r)
-    fields = {"r": r, "alpha": alpha, "rslora": config.use_rslora}
+    fields = {"r": r, "alpha": alpha, "rslora": bool(config.use_rslora)}
     if config.use_dora:
         if m is None or config.init_lora_weights == "pissa":
             raise AdapterFileError(f"the layer {path!r} has no lora_magnitude_vector of a plain DoRA")
@@ -354,7 +354,8 @@ def _from_lora(config, path, layer, tensors):
     found = {"lora_A": A, "lora_B": B}
     if config.init_lora_weights == "pissa":  # the file's A and B belong to the residual of PEFT's own SVD
         variant = _make(PiSSA, path, fields)
-        start = LayerAdapter(variant, path, _empty(variant, path, layer, A.dtype), set(), scale)
+        wide = torch.promote_types(A.dtype, torch.float32)  # as PEFT's, whatever the file was rounded to
+        start = LayerAdapter(variant, path, _empty(variant, path, layer, wide), set(), scale)
         with torch.no_grad(), full_precision(layer.weight.device):
             variant.init(start, layer)
         return variant, found | {"lora_A0": start.lora_A0, "lora_B0": start.lora_B0}, scale
@@ -434,9 +435,9 @@ def _restore(variant: Variant, path: str, layer: nn.Module, tensors: dict[str, T
         specs = specs_of(variant, path, layer)
     except ValueError as error:
         raise AdapterFileError(str(error)) from error
-    dtype = min((t.dtype for t in tensors.values()), key=lambda dtype: dtype.itemsize)
-    if dtype not in DTYPES:
-        raise AdapterFileError(f"the layer {path!r} is stored in {dtype}, which is no dtype of adapters")
+    if other := {t.dtype for t in tensors.values()} - set(DTYPES):
+        raise AdapterFileError(f"the layer {path!r} is stored in {other.pop()}, which is no dtype of adapters")
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors.values()))  # which loses nothing
     stored = {}
     for name, spec in specs.items():
         tensor = tensors[name]
@@ -446,3 +447,57 @@ def _restore(variant: Variant, path: str, layer: nn.Module, tensors: dict[str, T
             )
         stored[name] = tensor.detach().to(layer.weight.device, spec.storage_dtype(dtype), copy=True).contiguous()
     return LayerAdapter(variant, path, stored, buffers_of(specs), scale)
+
+
+# ---- PEFT's own layers, beside ours -----------------------------------------------------------------
+
+
+def knows(variant: Variant) -> bool:
+    """Whether PEFT has this variant with these fields."""
+    return type(variant) in OWN_FORM and (
+        not isinstance(variant, DeLoRA) or (variant.start, variant.norm) == ("zero", "column")
+    )
+
+
+def wrap(model: nn.Module, variant: Variant, paths: list[str], calibration_data: list | None = None) -> nn.Module:
+    """PEFT's own adapter of the kind of `variant`, on the layers of these paths: what to compare ours with.
+
+    Args:
+        model: changed in place, as get_peft_model does.
+        calibration_data: batches that `model` takes as its one argument; EVA alone starts from data.
+
+    Returns:
+        The PeftModel.
+
+    Raises:
+        ValueError: PEFT does not have this variant with these fields.
+        ImportError: PEFT is not installed.
+    """
+    if not knows(variant):
+        raise ValueError(f"PEFT has no {variant}")
+    peft, fields = _peft(), {"target_modules": paths}
+    if isinstance(variant, HRA):
+        config = peft.HRAConfig(r=variant.r, **fields)
+    elif isinstance(variant, DeLoRA):
+        config = peft.DeloraConfig(r=variant.r, delora_lambda=variant.lambda0, **fields)
+    elif isinstance(variant, IA3 | IA3FF):
+        config = peft.IA3Config(feedforward_modules=paths if isinstance(variant, IA3FF) else [], **fields)
+    else:
+        fields |= {"r": variant.r, "use_rslora": variant.rslora, "use_dora": isinstance(variant, DoRA)}
+        fields["lora_alpha"] = variant.r if variant.alpha is None else variant.alpha
+        if isinstance(variant, PiSSA):
+            fields["init_lora_weights"] = "pissa"
+        if isinstance(variant, EVA):
+            fields |= {"init_lora_weights": "eva", "eva_config": peft.EvaConfig(rho=variant.rho)}
+        config = peft.LoraConfig(**fields)
+    wrapped = peft.get_peft_model(model, config)
+    if isinstance(variant, EVA):
+        peft.initialize_lora_eva_weights(
+            wrapped,
+            calibration_data,
+            forward_fn=lambda wrapped, batch: wrapped(batch),
+            prepare_model_inputs_fn=None,
+            prepare_layer_inputs_fn=lambda inputs, *_: inputs[0].flatten(0, -2),
+            show_progress_bar=False,
+        )
+    return wrapped

@@ -43,6 +43,15 @@ def dense_weight(layer: nn.Module) -> Tensor:
         return read(layer)
 
 
+def stored_weight(layer: nn.Module) -> Tensor:
+    """`dense_weight`, but of a 4-bit layer with its scales in bf16: repacking (below) may round them so at any forward
+    pass, and this is the same before and after."""
+    if storage(layer) != "4-bit":
+        return dense_weight(layer)
+    with torch.no_grad():
+        return _dense_4bit(layer, torch.bfloat16)
+
+
 def merged_dtype(layer: nn.Module) -> torch.dtype:
     """Of the weight that merging gives the layer: its own, or the one that a quantised layer computes in."""
     if storage(layer) == "dense":
@@ -69,7 +78,7 @@ def _not_quantised(layer: nn.Module) -> TypeError:
     )
 
 
-def _dense_4bit(layer: nn.Module) -> Tensor:
+def _dense_4bit(layer: nn.Module, scales: torch.dtype = torch.float32) -> Tensor:
     from bitsandbytes import functional
 
     state, data = layer.weight.quant_state, layer.weight.data
@@ -78,6 +87,9 @@ def _dense_4bit(layer: nn.Module) -> Tensor:
     if _is_repacked(state):
         data, state = _unpacked(data, state)
     state = copy.copy(state)
+    if state.nested:
+        state.absmax, state.nested = functional.dequantize_blockwise(state.absmax, state.state2) + state.offset, False
+    state.absmax = state.absmax.to(scales).float()
     state.dtype = torch.float32  # its own would round to the dtype that was quantised
     return functional.dequantize_4bit(data, state)
 
@@ -144,7 +156,10 @@ def _unpacked(data: Tensor, state):
 
 
 def precision(layer: nn.Module) -> str:
-    """What its values were rounded to: "fp32", "fp16" or "bf16". float64 counts as fp32, as which it is compared."""
+    """What its values were rounded to: "4-bit", "int8" (torchao's among them), "bf16", "fp16" or "fp32". float64
+    counts as fp32, as which it is compared."""
+    if (kind := storage(layer)) != "dense":
+        return "4-bit" if kind == "4-bit" else "int8"
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(layer.weight.dtype, "fp32")
 
 

@@ -114,7 +114,7 @@ def far_from_start(adapter: al.Adapter, seed: int = 0) -> al.Adapter:
     Size: |s B A| is comparable to |W|. Sizes, gates and strengths are their start times random factors from 0.5 to 2.
     """
     for i, (name, p) in enumerate(adapter.named_parameters()):
-        noise = randn(*p.shape, seed=1000 * seed + i)
+        noise = randn(*p.shape, seed=1000 * seed + i).to(p.device)
         if name.endswith(("lora_m", "lora_g", "lora_lambda")):
             p.mul_(2.0 ** noise.clamp(-1, 1))
         elif name.endswith("lora_delta_s"):

@@ -19,6 +19,7 @@ from adapterlab import fingerprint
 from adapterlab.fingerprint import BOUNDS, Sketch, digest, judge, measure, sketch, sketches
 from anatomy import bits, unchanged
 from helpers import attach, far_from_start, linear, randn, relative, small_model
+from test_quantized import KINDS, quantized
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
@@ -76,6 +77,7 @@ def test_the_digest_is_sha256_of_float32():
     assert digest(W.t().contiguous().t(), b) == expected  # however it lies in memory
     assert digest(W.double(), b.double()) == expected
     assert digest(W.bfloat16(), None) == digest(W.bfloat16().float(), None) != digest(W, None)
+    assert digest(W.relu(), None) == digest(-(-W).clamp(max=0), None)  # 0 and -0
     # The same bytes, divided otherwise
     assert len({digest(W, None), digest(W.view(7, 5), None), digest(W[:4], W[4]), digest(W.flatten()[None], None)}) == 4
 
@@ -148,25 +150,27 @@ def absmax(W, levels):
     return torch.where(scale > 0, (W / scale).round() * scale, W)
 
 
-# Dettmers et al. 2023, arXiv 2305.14314, appendix E.
+# Dettmers et al. 2023, arXiv 2305.14314, appendix E; bitsandbytes' fp4 has 2 bits of exponent and 1 of mantissa.
 NF4 = torch.tensor(
     [-1, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0, 0.0795803, 0.1609302]
     + [0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1]
 )
+FP4 = torch.tensor([0, 0.0625, 2, 3, 4, 6, 8, 12]).mul(1 / 12)
+FP4 = torch.cat([-FP4[1:].flip(0), FP4])
 
 
-def nf4(W):
+def four_bits(W, levels=NF4):
     blocks = nn.functional.pad(W.flatten(), (0, -W.numel() % 64)).view(-1, 64)
     scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-30)
-    nearest = (blocks / scale)[..., None].sub(NF4).abs().argmin(-1)
-    return (NF4[nearest] * scale).flatten()[: W.numel()].view_as(W)
+    nearest = (blocks / scale)[..., None].sub(levels).abs().argmin(-1)
+    return (levels[nearest] * scale).flatten()[: W.numel()].view_as(W)
 
 
 ROUND = {
     "fp16": lambda W: W.half().float(),
     "bf16": lambda W: W.bfloat16().float(),
     "int8": lambda W: absmax(W, 127),
-    "4-bit": nf4,
+    "4-bit": four_bits,
 }
 
 
@@ -191,13 +195,17 @@ FAMILIES = {
 SHAPES = [(1, 1), (1, 64), (4, 3), (12, 20), (128, 64), (512, 256)]
 
 
-@pytest.mark.parametrize("name", ROUND)
+@pytest.mark.parametrize(
+    "name, rounded",
+    [*ROUND.items(), ("4-bit", lambda W: four_bits(W, FP4))],
+    ids=[*ROUND, "fp4"],
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_rounding_is_within_its_bound(name, family):
+def test_every_rounding_is_within_its_bound(name, rounded, family):
     for i, shape in enumerate(SHAPES):
         for seed in range(5):
             W = FAMILIES[family](*shape, seed=100 * i + seed)
-            original, copy = sketches(W, None), sketches(ROUND[name](W), None)
+            original, copy = sketches(W, None), sketches(rounded(W), None)
             for a, b in ((original, copy), (copy, original)):
                 distance, explained = judge(a, "fp32", b, name)
                 assert explained, (shape, seed, distance)
@@ -238,7 +246,7 @@ def test_a_quantised_layers_bias_is_held_to_bf16():
     W, b = randn(64, 32, seed=0, dtype=FP32), randn(64, seed=1, dtype=FP32)
     for change, verdict in ((1e-3, True), (0.02, False)):
         moved = b + change * randn(64, seed=2, dtype=FP32)
-        assert judge(sketches(W, b), "fp32", sketches(nf4(W), moved), "4-bit")[1] is verdict
+        assert judge(sketches(W, b), "fp32", sketches(four_bits(W), moved), "4-bit")[1] is verdict
 
 
 # ---- whole models -----------------------------------------------------------------------------------
@@ -281,6 +289,68 @@ def test_exactly_rounded_values_are_known_whatever_they_are_stored_in(dtype, pat
     saved(path, copy.deepcopy(rounded))
     loads_with_a_report(copy.deepcopy(base), path)
     refused(moved(base, 1e-5), path)
+
+
+def test_a_bias_may_be_rounded_alone(path):
+    """As bitsandbytes rounds a quantised layer's, when inputs of another dtype come in."""
+    base = saved(path, small_model())
+    rounded = copy.deepcopy(base)
+    rounded[2].bias.data = rounded[2].bias.data.bfloat16().float()
+    assert "1 of 2" in loads_with_a_report(copy.deepcopy(rounded), path)
+    rounded[2].bias.data[0] += 1e-3
+    refused(rounded, path, match="1 of 2 .*'2'")
+
+
+def test_minus_zero_is_zero(path):
+    base = small_model()
+    base[0].weight.data[3] = 0.0
+    base = saved(path, base)
+    base[0].weight.data[3] = -0.0
+    loads_quietly(base, path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantised_base_and_a_dense_one(kind, path):
+    """As the libraries quantise: both ways, and what is refused both ways."""
+
+    def model(kind, seed=0):
+        return nn.Sequential(linear(64, 96, dtype=FP32, seed=seed) if kind == "dense" else quantized(kind, seed=seed))
+
+    distances = {"nf4": 0.1, "fp4": 0.14, "nf4 double": 0.1, "int8": 0.008, "torchao": 0.008}
+    for here, there in ((kind, "dense"), ("dense", kind)):
+        saved(path, model(here))
+        loads_quietly(model(here), path)
+        message = loads_with_a_report(model(there), path)
+        assert float(re.search(r"up to ([\d.]+) of", message)[1]) == pytest.approx(distances[kind], rel=0.5)
+        for other in (here, there):
+            with pytest.raises(al.BaseMismatchError):
+                al.load(model(other, seed=5), path)
+    # In one precision nothing but equality will do: not another way of quantising to 4 or 8 bits, not a sibling.
+    saved(path, model(kind))
+    others = {"nf4": "fp4", "fp4": "nf4", "nf4 double": "nf4", "int8": "torchao", "torchao": "int8"}
+    with pytest.raises(al.BaseMismatchError):
+        al.load(model(others[kind]), path)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "nf4 double"])
+def test_a_base_that_was_repacked_is_the_same_base(kind, path):
+    """A forward pass in eval mode does it on some processors, and rounds the scales to bf16."""
+    from bitsandbytes import functional
+
+    def repacked():
+        layer = quantized(kind)
+        layer.weight.data, state = functional._convert_weight_packed_for_cpu(
+            layer.weight.data, layer.weight.quant_state
+        )
+        layer.weight.quant_state = layer.quant_state = state
+        layer.support_avx512bf16_for_cpu = True
+        return nn.Sequential(layer)
+
+    saved(path, repacked())
+    loads_quietly(nn.Sequential(quantized(kind)), path)
+    loads_quietly(repacked(), path)
+    saved(path, nn.Sequential(quantized(kind)))
+    loads_quietly(repacked(), path)
 
 
 def test_rows_that_changed_places_are_no_rounding(path):

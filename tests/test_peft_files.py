@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import random
+import warnings
 
 import peft
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 import adapterlab as al
 from adapterlab import kit
 from adapterlab.peft import CONFIG, TENSORS, from_peft, to_peft
-from anatomy import unchanged
+from anatomy import bits, unchanged
 from helpers import attach, far_from_start, linear, randn, relative, small_model, tiny_llama
 
 TOKENS = torch.arange(3, 27).view(4, 6)
@@ -303,6 +305,29 @@ CONFIGS = {
 }
 
 
+@pytest.mark.parametrize("variant", [*OWN_FORM.values(), al.AntiPaSTO(r=8)], ids=[*OWN_FORM, "antipasto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_trained_here_served_there_and_back(variant, dtype, base, tmp_path):
+    """By real steps from the real start, on the base model."""
+    model = copy.deepcopy(base).to(dtype)
+    adapter = attach(model, variant)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=2e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+    assert relative(logits(model), logits(copy.deepcopy(base).to(dtype))) > 0.05
+    tolerance = 5e-6 if dtype == torch.float32 else 1.2e-2  # as far as both may be from the exact logits
+    for as_lora in (False, True):
+        if variant.name == "antipasto" and not as_lora or as_lora and variant not in [*LOW_RANK.values()]:
+            continue
+        to_peft(model, tmp_path / str(as_lora), as_lora=as_lora)
+        assert relative(logits(served(base, tmp_path / str(as_lora), dtype)), logits(model)) < tolerance
+        ours = copy.deepcopy(base).to(dtype)
+        from_peft(ours, tmp_path / str(as_lora))
+        assert relative(logits(ours), logits(model)) < tolerance
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_we_run_what_peft_trained(name, dtype, base, tmp_path):
@@ -428,6 +453,60 @@ def test_tensors_that_do_not_fit_are_refused(change, why, tmp_path):
     change(tensors)
     save_file(tensors, tmp_path / TENSORS)
     refused(tmp_path, why)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "pissa", "delora", "hra"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_tensor_in_another_dtype_takes_no_precision_from_the_others(name, dtype, tmp_path):
+    config = copy.deepcopy(CONFIGS[name])
+    config.target_modules = ["0", "2"]
+    theirs = pefts(small_model(), config)
+    theirs.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / TENSORS)
+    for path in ("0", "2"):
+        first = next(key for key in sorted(tensors) if f".{path}." in key)
+        tensors[first] = tensors[first].to(dtype)
+    save_file(tensors, tmp_path / TENSORS)
+    ours, x = small_model(), randn(6, 12, seed=1, dtype=torch.float32)
+    from_peft(ours, tmp_path)
+    assert relative(ours(x), peft.PeftModel.from_pretrained(small_model(), str(tmp_path))(x)) < 2e-5
+
+
+WRONG = [
+    None, True, 0, -1, 10**9, 2**63, 0.5, 1e308, math.nan, math.inf, "", "x", "(", "\ud800", "pissa", "LORA", [], [1],
+    {}, {"0": 3}, {"0": "x"}, {"0": None}, {"0": {}}, {"(": 2}, {"0": 10**400},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["patterns", "dora", "pissa", "delora", "ia3", "hra"])
+def test_doctored_folders_are_refused_or_served(name, tmp_path):
+    """Any field of another kind, any tensor of another form: a sentence, or an adapter; nothing else, and no trace."""
+    config = copy.deepcopy(CONFIGS[name])
+    config.target_modules, loaded, refusals = ["0", "2"], 0, 0
+    pefts(small_model(), config).save_pretrained(tmp_path)
+    fields, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
+    folders = [(fields | {key: wrong}, tensors) for key in fields for wrong in WRONG if key != "auto_mapping"]
+    forms = [torch.Tensor.int, torch.Tensor.half, torch.Tensor.flatten, lambda t: t[None], lambda t: t[:0].clone()]
+    forms += [lambda t: torch.cat([t, t]), lambda t: t.t().contiguous(), lambda t: t.to(torch.float8_e5m2)]
+    folders += [(fields, tensors | {key: form(t)}) for key, t in tensors.items() for form in forms if t.dim() < 3]
+    folders += [(fields, {other: t for other, t in tensors.items() if other != key}) for key in tensors]
+    model = small_model()
+    before = bits(model)
+    for fields, tensors in random.Random(0).sample(folders, 250):
+        (tmp_path / CONFIG).write_text(json.dumps(fields))
+        save_file(tensors, tmp_path / TENSORS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from_peft(model, tmp_path)
+        except al.AdapterFileError as error:
+            refusals += 1
+            assert 4 <= len(str(error).split()) and len(str(error)) < 2000
+        else:
+            loaded += 1
+            al.detach(model)
+        assert bits(model) == before
+    assert loaded > 20 and refusals > 20
 
 
 def test_a_model_that_has_adapters_is_refused(tmp_path):

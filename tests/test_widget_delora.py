@@ -124,6 +124,10 @@ def test_the_rate_moves_lora_and_not_delora_until_the_start_is_the_papers(opened
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     assert moved(root) == pytest.approx(10 * low, rel=0.05)
+    expect(root.locator(".al-say")).to_contain_text("and it follows")
+    page.keyboard.press("End")
+    assert moved(root) < 0.8 * 100 * 10 * low  # at 0.1 no longer
+    expect(root.locator(".al-say")).to_contain_text("a lower rate it follows")
     reset(root)
     assert moved(root) == cliff
     expect(root.locator(".al-say")).to_have_text(said)

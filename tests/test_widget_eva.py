@@ -66,6 +66,16 @@ def ranks_figure():
     return widgets.EvaRanks(shares, {path: layer.in_features + layer.out_features for path, layer in layers.items()})
 
 
+def explained_by_svd(ranks, center):
+    """The share of each layer's energy in its first directions, from the inputs themselves."""
+    model, found = Layers(), []
+    for path, layer in model.named_children():
+        x = torch.cat([seen[path] for seen in calibrate.layer_inputs(model, {path: layer}, DATA)]).double()
+        squares = torch.linalg.svdvals(x - x.mean(0) if center else x).square()
+        found.append((squares[: ranks[path]].sum() / squares.sum()).item())
+    return found
+
+
 def packages_ranks(r, rho, center):
     model = Layers()
     adapter = al.attach(model, al.EVA(r=r, alpha=6, rho=rho, center=center), calibration_data=DATA)
@@ -184,6 +194,11 @@ def test_ranks_are_those_the_package_gives(visit):  # noqa: F811
                 given = list(packages_ranks(r, factor, center).values())
                 assert shown == given == list(ranks_figure().ranks(r, factor, ("raw", "centred")[center]).values())
                 assert sum(shown) == 6 * r and root.locator(".al-cell").count() == 6 * r
+                drawn = [float(text) for text in root.get_attribute("data-explained").split(",")]
+                exact = explained_by_svd(packages_ranks(r, factor, center), center)
+                assert drawn == pytest.approx(exact, abs=1e-4)
+                bars = [box.bounding_box()["height"] for box in root.locator(".al-share").all()]
+                assert bars == pytest.approx([80 * share for share in exact], abs=0.5)
                 unequal += len(set(shown)) > 1
     assert unequal > 6
 

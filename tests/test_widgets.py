@@ -64,6 +64,7 @@ MAKE = {
     "HraMirrors": lambda: widgets.HraMirrors([[1.0, 0.2], [0.3, 0.8], [-0.5, 0.4]]),
     "PeftFolder": lambda: widgets.PeftFolder([FOLDER], "k_proj", (64, 128)),
     "PissaSpectrum": lambda: widgets.PissaSpectrum({"W": torch.eye(64) + torch.arange(64.0) / 64}),
+    "QuantBlocks": lambda: widgets.QuantBlocks(np.linspace(-0.3, 0.3, 128).tolist(), "q_proj"),
     "Contract": lambda: widgets.Contract([WRONG], ["same at t=0", "far from it"], [0, 1, 2]),
     "Ask": lambda: widgets.Ask(*kit.load_base(), ["57+28=", "sort c a b ="]),
 }

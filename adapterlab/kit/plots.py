@@ -128,7 +128,8 @@ def what_is_kept(W: Tensor, after: dict[str, Tensor]) -> Picture:
     for name, weight in after.items():
         mark = style.MARKS[name]
         for ax, (title, values) in zip(axes, measures(weight).items()):
-            ax.plot(before[title], values, mark.marker, markersize=3, color=mark.line, label=mark.label, alpha=0.8)
+            look = {"markersize": 4, "markeredgewidth": 0, "alpha": 0.8}  # an edge would be a third of the file
+            ax.plot(before[title], values, mark.marker, color=mark.line, label=mark.label, **look)
             ax.set(title=title, xlabel="of W")
     for ax, values in zip(axes, before.values()):
         ax.axline((values[0], values[0]), slope=1, color=style.MUTED, linewidth=0.8, zorder=0)
@@ -330,4 +331,53 @@ def first_steps(groups: dict[str, tuple[str, list]]) -> Picture:
         f"Training loss over the first {len(steps)} steps, a line and a band of seeds for each start. At the end, from "
         f"the lowest: {ordered}.",
         f"Lines: means of {len(losses)} seeds; bands: from the least to the largest.",
+    )
+
+
+def costs(record: dict) -> Picture:
+    """What `adapterlab bench` recorded: each variant's step, decode and kept memory beside PEFT's."""
+    rows = [row for row in record["rows"] if row["by"] != "bare"]
+    labels = {row["variant"]: None for row in rows}
+    ranks = sorted({row["fields"]["r"] for row in rows if "r" in row["fields"]})
+    places = {}
+    for row in rows:
+        key = row["variant"], row["fields"].get("r")
+        places.setdefault(key, len(places))
+    panels = {
+        "training step": lambda row: row["ratio"]["step"],
+        "one token": lambda row: row["ratio"]["decode"],
+        "kept for backward (MiB)": lambda row: max(row["kept"] / 2**20, 0.05),
+    }
+    fig, axes = style.figure(columns=3, height=0.9 + 0.26 * len(places))
+    for ax, (title, value) in zip(axes, panels.items()):
+        for row in rows:
+            mark, y = (
+                style.MARKS.get(row["variant"], style.MARKS["base"]),
+                places[row["variant"], row["fields"].get("r")],
+            )
+            hollow = row["by"] == "peft"
+            look = {"markerfacecolor": "none" if hollow else mark.line, "color": mark.line}
+            ax.plot(value(row), y, mark.marker or "o", markersize=7 if hollow else 5, **look)
+        ax.set(title=title, xscale="log", yticks=list(places.values()), ylim=(len(places) - 0.5, -0.5))
+        ax.set_yticklabels([])
+        if title != "kept for backward (MiB)":
+            ax.axvline(1, color=style.MUTED, linewidth=0.8, linestyle=":")
+            ax.set_xlabel("times the bare base")
+    several = len(ranks) > 1
+    axes[0].set_yticklabels(
+        [style.MARKS[name].label + (f" r={r}" if several and r else "") for name, r in places if name in labels]
+    )
+
+    def worst(by: str) -> str:
+        found = [row for row in rows if row["by"] == by]
+        slowest = max(found, key=lambda row: row["ratio"]["step"])
+        return f"{style.MARKS[slowest['variant']].label} with {slowest['ratio']['step']:.2g} times the bare step"
+
+    told = f"The slowest here is {worst('adapterlab')}"
+    told += f"; PEFT's slowest is {worst('peft')}." if any(row["by"] == "peft" for row in rows) else "."
+    return Picture(
+        fig,
+        "Three rows of dots per variant: the time of a training step, the time of one token, and the memory kept for "
+        f"the backward pass. {told}",
+        f"Filled: this library. Hollow: PEFT. {record['machine']}; torch {record['versions']['torch']}.",
     )

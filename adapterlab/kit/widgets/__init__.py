@@ -15,6 +15,7 @@ from .ia3_sides import Ia3Sides
 from .lora_rates import LoraRates
 from .peft_folder import PeftFolder
 from .pissa_spectrum import PissaSpectrum
+from .quant_blocks import QuantBlocks
 from .run_scrubber import RunScrubber
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "LoraRates",
     "PeftFolder",
     "PissaSpectrum",
+    "QuantBlocks",
     "RunScrubber",
 ]

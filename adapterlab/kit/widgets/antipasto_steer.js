@@ -39,7 +39,7 @@ export default {
 
     const looks = { add_rev: ["antipasto", 3], "add, sub": ["ink", 2], sort: ["muted", 2] };
     const legend = html("p", { class: "al-view-title" }, "exact match:");
-    for (const [name, [hue]] of Object.entries(looks)) legend.append(" ", html("span", { style: `color: var(--al-${hue}); font-weight: 600; margin-left: 0.4em; white-space: nowrap` }, `— ${name}`));
+    for (const [name, [hue]] of Object.entries(looks)) legend.append(" ", html("span", { style: `color: var(--al-${hue}); font-weight: 600; white-space: nowrap; margin-left: 0.35em` }, name));
     const axis = { label: "coefficient", domain: [coefficients[0], coefficients.at(-1)] };
     const toCoefficient = (x) => fig.set({ c: coefficients.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)) });
     const behaviour = plot({ label: "behaviour", x: axis, y: { domain: [0, 1] }, height: 190, scrub: toCoefficient });
@@ -62,7 +62,7 @@ export default {
         base.tips.map((v) => p.arrow(0, 0, ...v, { colour: "base", width: 2 })),
         c ? there.tips.map((v) => p.arrow(0, 0, ...v, { colour: "antipasto", width: 1.25, opacity: 0.6 })) : null,
         here.tips.map((v) => p.arrow(0, 0, ...v, { colour: "antipasto", width: 3 })),
-        here.tips.map((v, n) => p.text(...v, `W′v${"₁₂"[n]}`, { colour: "antipasto", anchor: n ? "middle" : "start", shift: n ? [0, -8] : [5, v[1] > 0 ? -4 : 14], bold: true })),
+        here.tips.map((v, n) => p.text(...v, `W′v${"₁₂"[n]}`, { colour: "antipasto", anchor: n && v[0] < 0 ? "end" : "start", shift: n ? [v[0] < 0 ? -5 : 5, -6] : [5, v[1] > 0 ? -4 : 14], bold: true })),
       );
 
       const cell = (words, style) => html("td", { style: `border: 0; background: none; padding: 4px 5px; height: 34px; overflow-wrap: anywhere; ${style}` }, words);

@@ -212,7 +212,7 @@ export default {
         marks: [{ x: state.rate, y: one, colour: "delora" }, { x: state.rate, y: lora.moved[1], colour: "lora" }],
         describe: `After one step: DeLoRA from ${percent(delora.first[0][1])} to ${percent(delora.first.at(-1)[1])} over six decades of the rate, LoRA from ${percent(lora.first[0][1])} to ${percent(lora.first.at(-1)[1])}.`,
       });
-      fig.say(`${sentence(state, one, data)} LoRA's first step moves it by ${percent(lora.moved[1])}.`);
+      fig.say(`${sentence(state, one, delora.first, data)} LoRA's first step moves it by ${percent(lora.moved[1])}.`);
       fig.root.dataset.first = one; // for whoever scripts this page
     });
   },
@@ -220,8 +220,11 @@ export default {
 
 const percent = (share) => `${num(100 * share, 2)} %`;
 
-function sentence({ start, rate, lambda, r, d_in }, one, { d_out }) {
-  if (start === "copy") return `The first step moves W by ${percent(one)} of its norm. Change the rate, and it follows; change the width, and it stays.`;
+function sentence({ start, rate, lambda, r, d_in }, one, [[least, first]], { d_out }) {
+  if (start === "copy") {
+    const follows = one > (0.8 * first * rate) / least;
+    return `The first step moves W by ${percent(one)} of its norm. ${follows ? "Change the rate, and it follows; change the width, and it stays." : "At so high a rate most of each direction is new, and more of it changes little; a lower rate it follows."}`;
+  }
   const edge = LEAST / Math.sqrt(d_out);
   const cliff = lambda / Math.sqrt(r * d_in);
   if (rate < edge) return `The first step moves W by ${percent(one)} of its norm: below a rate of ${num(edge)} B is shorter than the 1e−4 that the norm is clamped to, and only there the step follows the rate.`;

@@ -1,4 +1,4 @@
-"""EVA's second choice: how many directions each layer gets when all layers share one budget."""
+"""EVA's second choice: how many directions each layer gets from one budget, and how much they explain there."""
 
 from collections.abc import Mapping, Sequence
 
@@ -45,17 +45,35 @@ class EvaRanks(Figure, js="eva_ranks.js"):
             kept[path] += 1
         return kept
 
+    def explained(self, ranks: Mapping[str, int], convention: str = "raw") -> dict[str, float]:
+        """path -> the share of the layer's energy (of its variance) that so many of its directions explain."""
+        column = ("raw", "centred").index(convention)
+        return {
+            path: sum(self.data["spectra"][spectrum][column][: ranks[path]])
+            for path, spectrum, _ in self.data["layers"]
+        }
+
     def still(self) -> Picture:
         r = self.data["most"][0] // 2
         ranks = self.ranks(r, 2)
-        fig, ax = style.figure(height=2.9)
-        ax.bar(range(len(ranks)), ranks.values(), color=style.MARKS["eva"].line, width=0.8)
-        ax.axhline(r, color=style.INK, linewidth=1)
-        ax.set(title=f"rank of each layer, r = {r}, rho = 2", ylabel="rank", xticks=[], xlabel="layer, in model order")
-        ax.grid(axis="x", visible=False)
+        here, level = (list(self.explained(given).values()) for given in (ranks, dict.fromkeys(ranks, r)))
+        fig, (left, right) = style.figure(columns=2, height=2.9)
+        left.bar(range(len(ranks)), ranks.values(), color=style.MARKS["eva"].line, width=0.8)
+        left.axhline(r, color=style.INK, linewidth=1)
+        left.set(title=f"rank of each layer, r = {r}, rho = 2")
+        right.bar(range(len(ranks)), [100 * share for share in here], color=style.MARKS["eva"].line, width=0.8)
+        right.hlines(
+            [100 * share for share in level], *zip(*((i - 0.5, i + 0.5) for i in range(len(ranks)))), style.INK
+        )
+        right.set(title="energy it explains (%)", ylim=(0, 100))
+        for ax in (left, right):
+            ax.set(xticks=[], xlabel="layer, in model order")
+            ax.grid(axis="x", visible=False)
         low, high = min(ranks.values()), max(ranks.values())
         return Picture(
             fig,
-            f"A bar for each of {len(ranks)} layers: ranks from {low} to {high} about the line of equal ranks at {r}.",
-            "The line: equal ranks. In the book, in JupyterLab and in Colab rank, rho and the mean can be changed.",
+            f"Left, a bar for each of {len(ranks)} layers: ranks from {low} to {high} about the line of equal ranks at "
+            f"{r}. Right, how much of a layer's energy they explain: {100 * min(here):.0f} to {100 * max(here):.0f} %; "
+            f"with equal ranks {100 * min(level):.0f} to {100 * max(level):.0f} %.",
+            "Lines: equal ranks. In the book, in JupyterLab and in Colab rank, rho and the mean can be changed.",
         )

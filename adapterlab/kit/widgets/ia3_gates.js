@@ -48,7 +48,7 @@ export default {
     fig.slider("rate", { label: "learning rate", values: rates });
     fig.slider("step", { label: "step", min: 0, max: steps, step: 1, format: (v) => `${v} of ${steps}` });
 
-    const line = plane({ label: "one step from 1, in bfloat16", x: [-4.4, 5.2], y: [-1.05, 1.25], axes: false });
+    const line = plane({ label: "one step from 1, in bfloat16", x: [-4.4, 5.2], y: [-1.05, 1.6], axes: false });
     line.svg.style.maxWidth = "460px"; // it says why: let it be large
     line.svg.style.overflow = "hidden";
     const faders = Object.fromEntries(["float32", "bfloat16"].map((name) => [name, plane({ label: name, x: [-1.6, 17], y: [-5.6, 5.6], axes: false })]));
