@@ -1,0 +1,24 @@
+"""The command `adapterlab`: one word for what to do, and the arguments of the module that does it."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "bench": ("adapterlab.bench", "what each variant costs, beside the bare layer and PEFT"),
+    "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: adapterlab COMMAND ...\n")
+        for command, (_, what) in COMMANDS.items():
+            print(f"  {command:8}{what}")
+        print("\n`adapterlab COMMAND --help` lists the options of one.")
+        return 0
+    if name not in COMMANDS:
+        print(f"adapterlab: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, _ = COMMANDS[name]
+    return importlib.import_module(module).main(rest)
