@@ -130,10 +130,10 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     adapter, found = layer.adapter, {}
     specs, dtype = specs_of(adapter.variant, adapter.path, layer), _storage_dtype(adapter)
     for name, tensor in adapter.tensors().items():
-        # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
         full = full_name(adapter.path, name)
         if tensor.is_meta:
             raise AdapterFileError(f"{full!r} is on the meta device: there are no values to save")
+        # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
         # A copy: safetensors refuses tensors that share memory, as tied ones do.
         stored = whole(tensor.detach()).to("cpu", specs[name].storage_dtype(dtype), copy=True).contiguous()
         _check_tensor(full, stored, specs[name], dtype)
@@ -196,7 +196,8 @@ def _content(tensors: dict[str, Tensor], header: dict) -> bytes:
 def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True) -> Adapter:
     """Attach what `save` wrote, needing no calibration data, and return a handle over every pass in the file.
 
-    Everything is checked before the model is touched; it is unchanged if this raises.
+    Everything is checked before the model is touched; it is unchanged if this raises. A base that is another rounding
+    of the one trained on (bf16, 4-bit ...) is accepted, with a warning that says how far off it is.
 
     Args:
         strict_base: False turns a base model with other weights from an error into a warning.

@@ -26,6 +26,8 @@ def is_linear_like(module: nn.Module) -> bool:
 def storage(layer: nn.Module) -> str:
     """ "dense", or how a quantised layer stores its weight: "4-bit" and "int8" (bitsandbytes), "torchao"."""
     kind = type(layer.weight)
+    if kind is nn.Parameter or kind is Tensor:  # torch.compile cannot trace what follows
+        return "dense"
     known = {"Params4bit": "4-bit", "Int8Params": "int8"}  # by name: nothing is imported that is not in use
     return known.get(kind.__name__) or ("torchao" if kind.__module__.startswith("torchao.") else "dense")
 

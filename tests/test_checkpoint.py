@@ -621,27 +621,40 @@ import torch
 from pathlib import Path
 import adapterlab as al
 from helpers import far_from_start, linear
+
 torch.set_num_threads(1)
 model, path = linear(256, 256, dtype=torch.float32), Path(sys.argv[1])
-adapter, contents = al.attach(model, al.LoRA(r=64)), []
-for seed in (1, 2):
+adapter = al.attach(model, al.LoRA(r=64))
+
+def start(function, *args):  # this process itself never saves: a fork of one that used threads may hang
+    child = os.fork()
+    if not child:
+        function(*args)
+        os._exit(0)
+    return child
+
+def save(seed, path):
     far_from_start(adapter, seed)
     al.save(model, path)
+
+def save_on_and_on(seed):
+    while True:
+        save(seed, path)
+        seed = 1 - seed
+
+contents, began = [], time.monotonic()
+for seed in (0, 1):
+    assert os.waitpid(start(save, seed, path), 0)[1] == 0
     contents.append(path.read_bytes())
-rng, seen = random.Random(0), set()
-for i in range(100):
-    child = os.fork()
-    while not child:
-        far_from_start(adapter, seed)
-        al.save(model, path)
-        seed = 3 - seed
-    time.sleep(rng.uniform(0, 0.03))
+rng, seen, taken = random.Random(0), [], time.monotonic() - began
+for i in range(60):
+    child = start(save_on_and_on, i % 2)
+    time.sleep(rng.uniform(0, min(taken, 0.1)))
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    seen.add(contents.index(path.read_bytes()))
-    seed = 2 - i % 2
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    seen.append(contents.index(path.read_bytes()))
 left = [name for name in os.listdir(path.parent) if name != path.name]
-assert seen == {0, 1} and all(name.startswith(".adapterlab-") for name in left), (seen, left)
+assert set(seen) == {0, 1} and all(name.startswith(".adapterlab-") for name in left), (seen, left)
 """
 
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from . import batches, tasks
+from .notebook import quiet
 
 HELD_OUT_SEED = 99  # scores are always taken on the same examples
 
@@ -32,6 +33,7 @@ def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.
         ConnectionError: the hub cannot be reached, or has no such model.
     """
     folder = Path(str(resources.files("adapterlab.kit") / "data" / "base")) if name is None else _folder(name)
+    quiet()
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # its rate would make every notebook's output differ
     try:

@@ -1,4 +1,4 @@
-"""Does every variant work on this model? `python -m adapterlab.kit.probe [--model NAME] [--device cuda]`.
+"""Does every variant work on this model? `adapterlab probe [--model NAME] [--device cuda]`.
 
 Puts each variant on a causal LM as a user would and checks what must then be true: the layers that were asked for
 and no others, nothing trained but the adapter, each of its parameters felt in the output, a falling loss, and the
@@ -133,7 +133,7 @@ def small(kind: type[al.Variant]) -> al.Variant:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m adapterlab.kit.probe", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="adapterlab probe", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", help="a hub name or a folder; the embedded base model if it is left out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])

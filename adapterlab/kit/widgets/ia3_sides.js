@@ -90,7 +90,7 @@ export default {
     below.style.alignItems = "center";
 
     fig.draw(({ gates, side }) => {
-      Object.entries(knobs).forEach(([name, pair]) => pair.forEach(({ el }) => (el.style.display = name === side ? "" : "none")));
+      Object.entries(knobs).forEach(([name, pair]) => pair.forEach(({ el }) => (el.style.display = name === side ? "inline" : "none")));
       const name = side === "output" ? "ia3" : "ia3_ff";
       const stretched = up.map((row, k) => row.map((v) => v * gates[k]));
       const turned = gatedInput(down, gates);
