@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -174,7 +174,7 @@ def _infer(contender: Contender, setting: Setting) -> Callable[[], None]:
 
 
 def _decode(contender: Contender, setting: Setting) -> Callable[[], None]:
-    """One token. `frozen` is entered by `_time`, since it is a state and not a call."""
+    """One token. `_rows` enters `frozen`, which is a state and not a call."""
     contender.ready(train=False)
     x = setting.inputs(tokens=1)
 
@@ -319,13 +319,8 @@ def _rows(variant: Variant, setting: Setting, names: list[str], progress: Callab
     seconds: dict[str, dict[str, list]] = {by: {} for by in names}
     for work, prepare in WORK.items():
         progress(f"{variant.name}: {work}")
-        ours = made["adapterlab"].adapter
-        if work == "decode":
-            runs = {by: prepare(contender, setting) for by, contender in made.items()}
-            with ours.frozen():
-                times = take_turns(runs, setting.device, setting.rounds)
-        else:
-            runs = {by: prepare(contender, setting) for by, contender in made.items()}
+        runs = {by: prepare(contender, setting) for by, contender in made.items()}
+        with made["adapterlab"].adapter.frozen() if work == "decode" else nullcontext():
             times = take_turns(runs, setting.device, setting.rounds)
         for by in names:
             seconds[by][work] = times[by]

@@ -51,6 +51,18 @@ def test_bytes_kept_are_those_of_the_formula(rows):
     assert rows["hra", "adapterlab"]["kept"] < rows["hra", "peft"]["kept"]
 
 
+def test_what_is_kept_twice_is_counted_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.A = nn.Parameter(torch.ones(64, 64))
+
+        def forward(self, x):
+            return x @ self.A + (x.flatten(0, 1) @ self.A).view_as(x)  # each product keeps a view of x
+
+    assert bench.kept(bench.Contender("bare", Twice()), TINY) == 32 * 64 * 4
+
+
 def test_the_peak_is_that_of_a_step():
     class Greedy(nn.Linear):
         def forward(self, x):
