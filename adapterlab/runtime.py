@@ -27,6 +27,7 @@ from .targets import Patterns, clean, select
 from .variant import Variant
 from .weights import dense_weight, merged_dtype, resume_repacking, stop_repacking, storage
 
+KEPT_WHILE_MERGING = 2**30  # bytes of merged weights that are held beside the old ones; the rest is made twice
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # ---- attach ---------------------------------------------------------------------------------------
@@ -323,14 +324,18 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
         raise ValueError("the model has no adapter to merge")
     refuse_other_root(model)
     _refuse_tied(model, layers)
-    for layer in layers:  # all are tried before any is changed; W' is made twice rather than kept for all layers
+    kept, room = {}, KEPT_WHILE_MERGING
+    for layer in layers:  # all are tried before any is changed; what there is no room for is made a second time
         if storage(layer) != "dense":
             _refuse_quantised(model, layer, dequantize)
-        if not all(t is None or t.isfinite().all() for t in _merged(layer)):
+        weight, bias = _merged(layer)
+        if not (_is_finite(weight) and (bias is None or _is_finite(bias))):
             raise ValueError(f"the merged weight of {layer.adapter.path!r} is not finite in {merged_dtype(layer)}")
+        if weight.nbytes <= room:
+            kept[layer], room = (weight, bias), room - weight.nbytes
     plain = {}
     for layer in layers:
-        weight, bias = _merged(layer)
+        weight, bias = kept.pop(layer, None) or _merged(layer)
         target = layer
         if storage(layer) != "dense":
             target = plain[layer] = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
@@ -347,8 +352,21 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
 
 @torch.no_grad()
 def _merged(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """W' and b' in the dtypes that they are stored in, in new tensors."""
+    adapter, dtype = layer.adapter, merged_dtype(layer)
+    with full_precision(layer.weight.device):
+        factors = adapter.variant.low_rank(adapter, layer)
+        if factors is not None:  # W + B A is one pass over W where the equation may take several
+            A, B = factors
+            W = torch.addmm(dense_weight(layer).to(B.dtype), B, A.to(B.dtype))
+            return W.to(dtype), None if layer.bias is None else layer.bias.detach().clone()
     W, b = effective_weight(layer)
-    return W.to(merged_dtype(layer)), None if b is None else b.to(layer.bias.dtype)
+    return W.to(dtype), None if b is None else b.to(layer.bias.dtype)
+
+
+def _is_finite(t: Tensor) -> bool:
+    """In one pass: a NaN is both the least and the greatest, and an infinity one of them."""
+    return all(bool(end.isfinite()) for end in t.aminmax()) if t.numel() else True
 
 
 def _refuse_quantised(model: nn.Module, layer: nn.Module, dequantize: bool) -> None:

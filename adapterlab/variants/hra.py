@@ -48,11 +48,10 @@ class HRA(Variant):
         return {"lora_U": ParamSpec((self.r, d_in), paired_rows)}
 
     def effective_weight(self, p, W, b):
-        R = torch.eye(W.shape[1], dtype=W.dtype, device=W.device)
-        for u in p.lora_U:
+        for u in p.lora_U:  # W H_0, W H_0 H_1, ...: mirror by mirror, so that no (d_in, d_in) matrix is formed
             if u @ u != 0:  # not "> 0": a NaN must not pass for a zero row
-                R = R @ (torch.eye(len(u), dtype=W.dtype, device=W.device) - 2 * torch.outer(u, u) / (u @ u))
-        return W @ R, b
+                W = W - 2 * torch.outer(W @ u, u) / (u @ u)
+        return W, b
 
     def prepare(self, p, layer):
         """Compact WY (Schreiber and Van Loan 1989): R = I - Q^T T Q, Q the unit rows, T r x r and
