@@ -83,6 +83,11 @@ class Variant(ABC):
     data: ClassVar[Literal["none", "optional", "required"]] = "none"
     steerable: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if {"effective_weight", "prepare"} & vars(cls).keys() and "low_rank" not in vars(cls):
+            cls.low_rank = Variant.low_rank  # the parent's factors belong to the parent's equation
+
     @abstractmethod
     def specs(self, d_in: int, d_out: int) -> dict[str, ParamSpec]:
         """The tensors of one layer, by name. Raises ValueError if the fields do not fit the layer."""
@@ -115,7 +120,8 @@ class Variant(ABC):
     def low_rank(self, p, layer: nn.Module) -> tuple[Tensor, Tensor] | None:
         """A (k, d_in) and B (d_out, k) with W' - W = B A, where the difference has low rank; None where it has not.
 
-        Any LoRA runtime serves a variant through them.
+        Any LoRA runtime serves a variant through them, and `merge` uses them; the bias stays. A subclass that has
+        an `effective_weight` or `prepare` of its own does not inherit them.
         """
         return None
 

@@ -1,6 +1,7 @@
 """merge folds the adapters into the weights, or changes nothing."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -172,3 +173,23 @@ def test_there_must_be_something_to_merge():
     model = small_model()
     with unchanged(model), pytest.raises(ValueError, match="no adapter to merge"):
         al.merge(model)
+
+
+@dataclass(frozen=True)
+class Doubled(al.LoRA):
+    """The reader's own: LoRA with another equation, and no word about its factors."""
+
+    def effective_weight(self, p, W, b):
+        return W + 2 * p.scale * p.lora_B @ p.lora_A, b
+
+    def forward(self, prepared, x, y):
+        return super().forward(prepared, x, super().forward(prepared, x, y))
+
+
+def test_a_variant_derived_from_ours_is_merged_by_its_own_equation():
+    model = small_model(torch.float64)
+    far_from_start(attach(model, Doubled(r=4, alpha=6), dtype=torch.float64))
+    x = randn(6, 12, seed=1)
+    adapted = model(x)
+    al.merge(model)
+    assert relative(model(x), adapted) < 1e-9
