@@ -23,6 +23,7 @@ from .layer import (
     specs_of,
     unhook,
 )
+from .ops import arithmetic_dtype
 from .targets import Patterns, clean, select
 from .variant import Variant
 from .weights import dense_weight, merged_dtype, resume_repacking, stop_repacking, storage
@@ -357,9 +358,9 @@ def _merged(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     with full_precision(layer.weight.device):
         factors = adapter.variant.low_rank(adapter, layer)
         if factors is not None:  # W + B A is one pass over W where the equation may take several
-            A, B = factors
-            W = torch.addmm(dense_weight(layer).to(B.dtype), B, A.to(B.dtype))
-            return W.to(dtype), None if layer.bias is None else layer.bias.detach().clone()
+            W = dense_weight(layer)
+            A, B = (t.to(arithmetic_dtype(W.dtype, t.dtype)) for t in factors)
+            return torch.addmm(W.to(B.dtype), B, A).to(dtype), None if layer.bias is None else layer.bias.detach().clone()
     W, b = effective_weight(layer)
     return W.to(dtype), None if b is None else b.to(layer.bias.dtype)
 

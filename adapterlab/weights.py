@@ -175,23 +175,6 @@ def column_squares(W: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([rows.to(dtype).square().sum(0) for rows in W.split(ROWS)]).sum(0)
 
 
-def svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U (d_out, k), S (k,) descending, Vh (k, d_in) of W, k = min(d_out, d_in), in float32 at least.
-
-    Raises:
-        ValueError: W holds values that are not finite.
-    """
-    if not W.isfinite().all():
-        raise ValueError("the weight holds values that are not finite: it has no singular value decomposition")
-    return torch.linalg.svd(W.to(torch.promote_types(W.dtype, torch.float32)), full_matrices=False)
-
-
-def top_svd(layer: nn.Module, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The r largest: U (d_out, r), S (r,), Vh (r, d_in) of the layer's weight."""
-    U, S, Vh = svd(dense_weight(layer))
-    return U[:, :r], S[:r], Vh[:r]
-
-
 def times(W: Tensor, M: Tensor) -> Tensor:
     """W M in M's dtype, without a full copy of a W of another dtype. W (d_out, d_in), M (d_in, k)."""
     if W.dtype == M.dtype:

@@ -451,7 +451,7 @@ def test_data_choose_the_axes(basis):
 def test_without_data_the_largest_are_taken():
     layer = linear(12, 20)
     al.attach(layer, variant(r=4, block_size=2), dtype=torch.float64)
-    assert torch.equal(layer.adapter.lora_S, torch.linalg.svd(layer.weight.detach(), full_matrices=False).S[:4])
+    assert relative(layer.adapter.lora_S, torch.linalg.svdvals(layer.weight.detach())[:4]) < 1e-12
 
 
 @each_basis

@@ -7,8 +7,8 @@ import torch
 
 from .. import calibrate
 from ..ops import add_low_rank, arithmetic_dtype
+from ..singular import svd, top_svd
 from ..variant import ParamSpec, Variant, check_fits, check_rank, register
-from ..weights import svd, top_svd
 
 
 @register("antipasto")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ..ops import add_low_rank, arithmetic_dtype
+from ..singular import top_svd
 from ..variant import ParamSpec, Variant, check_alpha, check_fits, check_rank, register, scaling
-from ..weights import top_svd
 
 
 @register("pissa")
