@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .singular import top_eigenvectors
+
 
 def layer_inputs(model: nn.Module, layers: dict[str, nn.Module], data: Iterable[Any]) -> Iterator[dict[str, Tensor]]:
     """Run the model on each batch and yield path -> inputs (tokens, d_in) of the given layers.
@@ -133,18 +135,17 @@ class Moments:
                 "pass more or longer batches"
             )
 
-    def directions(self, center: bool) -> tuple[Tensor, Tensor]:
-        """The inputs' right singular vectors (d_in, d_in), one a row, largest first, and the share of the sum of
-        squares that each explains (d_in,). With `center`, those of the inputs less their mean."""
+    def directions(self, center: bool, k: int) -> tuple[Tensor, Tensor]:
+        """The inputs' k largest right singular vectors (k, d_in), one a row, and the share of the sum of squares that
+        each explains (k,). With `center`, those of the inputs less their mean."""
         gram = self.gram
         if center:
             gram = gram - torch.outer(self.total, self.total) / self.tokens
-        squares, vectors = torch.linalg.eigh(gram)
-        squares = squares.flip(0)
+        vectors, squares = top_eigenvectors(gram, k)
         # What the sums' rounding left explains nothing: inputs that are all alike have no variance.
         rounding = max(self.tokens, len(gram)) * torch.finfo(gram.dtype).eps * self.gram.trace()
         squares = torch.where(squares > rounding, squares, 0)
-        return vectors.flip(1).t(), squares / squares.sum().clamp(min=torch.finfo(squares.dtype).tiny)
+        return vectors.t(), squares / gram.trace().clamp(min=rounding)
 
 
 def second_moments(paths: Iterable[str], batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Moments]:

@@ -1,5 +1,7 @@
 """The largest singular values of a weight and their axes, exact to 1e-6 and faster than a whole decomposition."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,8 @@ def top_svd(layer: nn.Module, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     W = _finite(dense_weight(layer)).double()
     tall = W if W.shape[0] >= W.shape[1] else W.T
-    found = _krylov(tall, r) if tall.shape[1] > SMALL else None
+    n = tall.shape[1]
+    found = _krylov(lambda X: tall.T @ (tall @ X), n, r, W.device) if n > SMALL else None
     V, squares = found or _eigenvectors(tall.T @ tall, r)  # (n, r), (r,)
     S = squares.clamp(min=0).sqrt()
     if S[-1] <= 1e-5 * S[0]:
@@ -39,6 +42,12 @@ def top_svd(layer: nn.Module, r: int) -> tuple[Tensor, Tensor, Tensor]:
     else:
         U, Vh = tall @ V / S, V.T
     return (U, S, Vh) if tall is W else (Vh.T, S, U.T)
+
+
+def top_eigenvectors(M: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Of a symmetric, nonnegative M (n, n) in float64 the r with the largest eigenvalues: (n, r), (r,) descending."""
+    found = _krylov(lambda X: M @ X, len(M), r, M.device) if len(M) > SMALL else None
+    return found or _eigenvectors(M, r)
 
 
 def _finite(W: Tensor) -> Tensor:
@@ -53,20 +62,20 @@ def _eigenvectors(M: Tensor, r: int) -> tuple[Tensor, Tensor]:
     return vectors[:, -r:].flip(1), values[-r:].flip(0)
 
 
-def _krylov(W: Tensor, r: int) -> tuple[Tensor, Tensor] | None:
-    """The eigenvectors of W^T W (n, n) with the r largest eigenvalues, by block Lanczos from a fixed start.
+def _krylov(times: Callable[[Tensor], Tensor], n: int, r: int, device) -> tuple[Tensor, Tensor] | None:
+    """`top_eigenvectors` of the matrix that `times` multiplies by, by block Lanczos from a fixed start.
 
-    A basis grows by one block, W^T W times the last, until the r best vectors in it have converged (Musco and Musco
-    2015, arXiv 1504.05477; all blocks are kept orthogonal). None where that takes more than a third of the space:
-    the r-th value and the next are then too close, or r too large, for it to be worth while.
+    A basis grows by one block, the matrix times the last, until the r best vectors in it have converged (Musco and
+    Musco 2015, arXiv 1504.05477; all blocks are kept orthogonal). None where that takes more than a third of the
+    space: the r-th value and the next are then too close, or r too large, for it to be worth while.
     """
-    n, k = W.shape[1], r + EXTRA
+    k = r + EXTRA
     draw = torch.Generator().manual_seed(0)  # not the caller's: a start from an SVD uses up no random numbers
-    block = torch.randn(n, k, generator=draw, dtype=W.dtype).to(W.device)
+    block = torch.randn(n, k, generator=draw, dtype=torch.float64).to(device)
     basis = block = torch.linalg.qr(block)[0]
-    M = block.new_zeros(0, 0)  # W^T W in the basis
+    M = block.new_zeros(0, 0)  # the matrix in this basis
     for step in range(1, 1 + n // (3 * k)):
-        image = W.T @ (W @ block)  # (n, k)
+        image = times(block)  # (n, k)
         column = basis.T @ image
         image = image - basis @ column
         grown = M.new_zeros(len(column), len(column))

@@ -60,7 +60,7 @@ def ranks_figure():
     layers = dict(model.named_children())
     moments = calibrate.second_moments(layers, calibrate.layer_inputs(model, layers, DATA))
     shares = {
-        path: {name: m.directions(center)[1].tolist() for name, center in (("raw", False), ("centred", True))}
+        path: {name: m.directions(center, 30)[1].tolist() for name, center in (("raw", False), ("centred", True))}
         for path, m in moments.items()
     }
     return widgets.EvaRanks(shares, {path: layer.in_features + layer.out_features for path, layer in layers.items()})

@@ -50,14 +50,15 @@ class EVA(LoRA):
         most = {
             path: min(math.floor(self.rho * self.r), p.lora_A.shape[1], p.lora_B.shape[0]) for path, p in layers.items()
         }
+        moments = calibrate.second_moments(layers, batches)
+        groups = {}  # layers that share their inputs share the moments
+        for path, its in moments.items():
+            its.require(most[path] + self.center, path)
+            groups.setdefault(id(its), []).append(path)
         found = {}  # path -> (directions (k, d_in), share of the variance that each explains (k,))
-        solved = {}
-        for path, moments in calibrate.second_moments(layers, batches).items():
-            moments.require(most[path] + self.center, path)
-            if id(moments) not in solved:  # layers that share their inputs share the moments
-                solved[id(moments)] = moments.directions(self.center)
-            directions, shares = solved[id(moments)]
-            found[path] = directions[: most[path]], shares[: most[path]]
+        for paths in groups.values():
+            directions, shares = moments[paths[0]].directions(self.center, max(most[path] for path in paths))
+            found |= {path: (directions[: most[path]], shares[: most[path]]) for path in paths}
         ranks = _redistribute({path: shares for path, (_, shares) in found.items()}, self.r * len(layers))
         for path, p in list(layers.items()):
             r = ranks[path]
