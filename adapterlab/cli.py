@@ -4,7 +4,7 @@ import importlib
 import sys
 
 COMMANDS = {
-    "bench": ("adapterlab.bench", "what each variant costs, beside the bare layer and PEFT"),
+    "bench": ("adapterlab.bench.command", "what each variant costs, beside the bare layer and PEFT"),
     "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
 }
 

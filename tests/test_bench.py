@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import adapterlab as al
-from adapterlab import bench, cli
-from adapterlab.bench import Setting
+from adapterlab import cli
+from adapterlab.bench import Setting, costs
 
 TINY = Setting(width=64, tokens=32, rounds=4)
 VARIANTS = [
@@ -20,7 +20,7 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def rows():
-    return {(row["variant"], row["by"]): row for row in bench.measure(VARIANTS, TINY)}
+    return {(row["variant"], row["by"]): row for row in costs.measure(VARIANTS, TINY)}
 
 
 def test_a_row_for_each_variant_and_each_contender(rows):
@@ -60,7 +60,7 @@ def test_what_is_kept_twice_is_counted_once():
         def forward(self, x):
             return x @ self.A + (x.flatten(0, 1) @ self.A).view_as(x)  # each product keeps a view of x
 
-    assert bench.kept(bench.Contender("bare", Twice()), TINY) == 32 * 64 * 4
+    assert costs.kept(costs.Contender("bare", Twice()), TINY) == 32 * 64 * 4
 
 
 def test_the_peak_is_that_of_a_step():
@@ -69,27 +69,27 @@ def test_the_peak_is_that_of_a_step():
             y = super().forward(x)
             return y + 0 * torch.zeros(3, 2**18).sum()  # 3 MiB, for a moment
 
-    modest, greedy = (bench.Contender("bare", cls(64, 64)) for cls in (nn.Linear, Greedy))
-    assert bench.peak(greedy, TINY) - bench.peak(modest, TINY) == pytest.approx(3 * 2**20, rel=0.01)
+    modest, greedy = (costs.Contender("bare", cls(64, 64)) for cls in (nn.Linear, Greedy))
+    assert costs.peak(greedy, TINY) - costs.peak(modest, TINY) == pytest.approx(3 * 2**20, rel=0.01)
 
 
 def test_contenders_take_turns_and_none_is_always_first():
     order = []
-    times = bench.take_turns({name: lambda name=name: order.append(name) for name in "ab"}, "cpu", rounds=4)
+    times = costs.take_turns({name: lambda name=name: order.append(name) for name in "ab"}, "cpu", rounds=4)
     assert {name: len(found) for name, found in times.items()} == {"a": 4, "b": 4}
     starts = "".join(order)
     assert "ab" in starts and "ba" in starts
 
 
 def test_one_that_is_very_slow_is_left_out_after_three_rounds(monkeypatch):
-    monkeypatch.setattr(bench, "PATIENCE", 0.0)
-    times = bench.take_turns({"slow": lambda: sum(range(20_000)), "fast": lambda: None}, "cpu", rounds=5)
+    monkeypatch.setattr(costs, "PATIENCE", 0.0)
+    times = costs.take_turns({"slow": lambda: sum(range(20_000)), "fast": lambda: None}, "cpu", rounds=5)
     assert [t is None for t in times["slow"]] == [False] * 3 + [True] * 2
-    assert bench.ratio(times["slow"], times["fast"]) > 0
+    assert costs.ratio(times["slow"], times["fast"]) > 0
 
 
 def test_a_ratio_is_the_median_of_quotients():
-    assert bench.ratio([2.0, 9.0, None, 4.0], [1.0, 3.0, 1.0, 1.0]) == 3.0
+    assert costs.ratio([2.0, 9.0, None, 4.0], [1.0, 3.0, 1.0, 1.0]) == 3.0
 
 
 def test_frozen_while_decoding(monkeypatch):
@@ -98,7 +98,7 @@ def test_frozen_while_decoding(monkeypatch):
     original = al.DoRA.prepare
     monkeypatch.setattr(al.DoRA, "prepare", lambda *a: prepared.append(bench_state["work"]) or original(*a))
     bench_state = {"work": None}
-    seconds = bench.take_turns
+    seconds = costs.take_turns
 
     def take_turns(*arguments):
         bench_state["work"] = "taking turns"
@@ -107,16 +107,16 @@ def test_frozen_while_decoding(monkeypatch):
         finally:
             bench_state["work"] = None
 
-    monkeypatch.setattr(bench, "take_turns", take_turns)
-    monkeypatch.setitem(bench.__dict__, "WORK", {"decode": bench.WORK["decode"]})
-    list(bench.measure([al.DoRA(r=4)], TINY, with_peft=False))
+    monkeypatch.setattr(costs, "take_turns", take_turns)
+    monkeypatch.setitem(costs.__dict__, "WORK", {"decode": costs.WORK["decode"]})
+    list(costs.measure([al.DoRA(r=4)], TINY, with_peft=False))
     assert prepared and "taking turns" not in prepared
 
 
 def test_a_model_is_measured_in_all_its_layers():
     setting = Setting(kind="model", width=64, tokens=128, blocks=2, rounds=2)
-    row = [row for row in bench.measure([al.LoRA(r=2)], setting) if row["by"] == "adapterlab"][0]
-    contender = bench.put_on("adapterlab", setting.base(), al.LoRA(r=2), setting)
+    row = [row for row in costs.measure([al.LoRA(r=2)], setting) if row["by"] == "adapterlab"][0]
+    contender = costs.put_on("adapterlab", setting.base(), al.LoRA(r=2), setting)
     assert len(contender.adapter.targets) == 14 and row["kept"] > 0
 
 
@@ -127,7 +127,7 @@ def test_peft_wraps_the_same_layers_with_as_many_parameters(variant):
         with pytest.raises(ValueError, match="antipasto|AntiPaSTO"):
             al.peft.wrap(TINY.base(), variant, ["q_proj"])
         return
-    ours, theirs = (bench.put_on(by, TINY.base(), variant, TINY) for by in ("adapterlab", "peft"))
+    ours, theirs = (costs.put_on(by, TINY.base(), variant, TINY) for by in ("adapterlab", "peft"))
     trained = sum(p.numel() for p in theirs.model.parameters() if p.requires_grad)
     assert trained == ours.adapter.num_parameters
     x = TINY.inputs()

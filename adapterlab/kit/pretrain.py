@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from . import batches, record, tasks, text
+from ..provenance import provenance
+from . import batches, tasks, text
 
 VOCABULARY = 1024
 END, PAD = "<|end|>", "<|pad|>"
@@ -152,13 +153,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # two threads on contended cores make a step seven times slower
 
-    provenance = record.provenance(
+    origin = provenance(
         f"python -m adapterlab.kit.pretrain --steps {args.steps} --seed {args.seed}", seed=args.seed
     )
     model, tokenizer, log = pretrain(args.texts, args.steps, args.seed)
     model.half().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    (args.out / "pretraining.json").write_text(json.dumps(provenance | {"rows": log}, indent=1) + "\n")
+    (args.out / "pretraining.json").write_text(json.dumps(origin | {"rows": log}, indent=1) + "\n")
     text.write_excerpts(args.texts, args.out / "text")
 
 

@@ -1,22 +1,37 @@
 """Where a recorded result comes from: the head of every result file in this project."""
 
+import datetime
+import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+import torch
+
+PACKAGES = ("adapterlab", "torch", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes", "accelerate")
 
 
-def provenance(command: str, seed: int) -> dict:
-    """Command, commit, versions, seed and machine, as JSON-ready values."""
+def provenance(command: str, seed: int, device: str = "cpu") -> dict[str, Any]:
+    """Command, commit, date, versions, seed and machine, as JSON-ready values."""
     return {
         "command": command,
         "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
         "seed": seed,
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES if _version(p)},
-        "machine": f"{_processor()}, {platform.machine()}, one thread",
+        "versions": {"python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
+        "machine": machine(device),
     }
+
+
+def machine(device: str = "cpu") -> str:
+    """The processor, and how many threads are in use."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    threads = torch.get_num_threads()
+    used = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{_processor()}, {platform.machine()}, {used} of {os.cpu_count()}"
 
 
 def _commit() -> str:

@@ -1,0 +1,7 @@
+"""python -m adapterlab.bench"""
+
+import sys
+
+from .command import main
+
+sys.exit(main())
