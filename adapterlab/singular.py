@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .weights import dense_weight
 
 SMALL = 1024  # up to here all eigenvectors of W^T W cost less than looking for a few
-ANGLE = 1e-8  # of the space found to the space of the r largest, where they stand apart from the rest
+ANGLE = 1e-7  # of the space found to the space of the r largest, where they stand apart from the rest
 EXTRA = 8  # directions beyond r in each block: the gap to them is what convergence lives on
 
 
@@ -66,15 +66,15 @@ def _krylov(times: Callable[[Tensor], Tensor], n: int, r: int, device) -> tuple[
     """`top_eigenvectors` of the matrix that `times` multiplies by, by block Lanczos from a fixed start.
 
     A basis grows by one block, the matrix times the last, until the r best vectors in it have converged (Musco and
-    Musco 2015, arXiv 1504.05477; all blocks are kept orthogonal). None where that takes more than a third of the
+    Musco 2015, arXiv 1504.05477; all blocks are kept orthogonal). None where that takes more than half of the
     space: the r-th value and the next are then too close, or r too large, for it to be worth while.
     """
     k = r + EXTRA
     draw = torch.Generator().manual_seed(0)  # not the caller's: a start from an SVD uses up no random numbers
     block = torch.randn(n, k, generator=draw, dtype=torch.float64).to(device)
     basis = block = torch.linalg.qr(block)[0]
-    M = block.new_zeros(0, 0)  # the matrix in this basis
-    for step in range(1, 1 + n // (3 * k)):
+    M, look = block.new_zeros(0, 0), 3  # the matrix in this basis; the step at which to look next, for looking costs
+    for step in range(1, 1 + n // (2 * k)):
         image = times(block)  # (n, k)
         column = basis.T @ image
         image = image - basis @ column
@@ -86,7 +86,8 @@ def _krylov(times: Callable[[Tensor], Tensor], n: int, r: int, device) -> tuple[
         # Twice: what rounding left along the basis has been scaled up with a small image.
         block, second = torch.linalg.qr(block - basis @ (basis.T @ block))
         rest = second @ rest
-        if step % 3 == 0:
+        if step == look:
+            look += 1 + step // 5
             vectors, values = _eigenvectors((M + M.T) / 2, r + 1)
             residual = (rest @ vectors[-k:, :r]).norm()
             if residual < ANGLE * (values[r - 1] - values[r]):

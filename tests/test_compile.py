@@ -6,6 +6,7 @@ Backend aot_eager: it traces forward and backward as inductor does, and needs no
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import adapterlab as al
 from helpers import IDS, VARIANTS, attach, far_from_start, randn, relative, small_model
@@ -240,3 +241,28 @@ def test_compiled_under_autocast(variant):
     assert relative(found, expected) < 1e-2
     found.float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in adapter.parameters())
+
+
+@each_variant
+def test_no_state_is_compiled_twice(variant):
+    """Switched off, switched on again, prepared and not: one compiled form of each, kept. A coefficient needs none."""
+    model, x = Model(), inputs()
+    adapter = far_from_start(attach(model, variant))
+    counter = CompileCounterWithBackend("aot_eager")
+    fast = torch.compile(model, backend=counter, fullgraph=True)
+
+    def all_states():
+        with torch.no_grad():
+            fast(x)
+            with adapter.disabled():
+                fast(x)
+            with adapter.frozen():
+                fast(x)
+
+    all_states()
+    first = counter.frame_count
+    for i in range(3):
+        if variant.steerable:
+            adapter.coefficient = 0.5 - i
+        all_states()
+    assert first >= 3 and counter.frame_count == first
