@@ -63,6 +63,15 @@ def test_what_is_kept_twice_is_counted_once():
     assert costs.kept(costs.Contender("bare", Twice()), TINY) == 32 * 64 * 4
 
 
+def test_what_is_let_go_of_before_the_backward_pass_is_not_counted():
+    class Norm(nn.Linear):
+        def forward(self, x):
+            product = self.weight @ torch.eye(64)  # keeps the identity, as long as anyone holds the product
+            return super().forward(x) * product.detach().norm()
+
+    assert costs.kept(costs.Contender("bare", Norm(64, 64)), TINY) == 32 * 64 * 4 + 4  # x, and the norm
+
+
 def test_the_peak_is_that_of_a_step():
     class Greedy(nn.Linear):
         def forward(self, x):
@@ -182,6 +191,7 @@ def test_the_record_alone_on_standard_output(capsys):
         (["lora", "--device", "abacus"], "abacus"),
         (["lora", "--ranks", "0"], "r = 0"),
         (["lora", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
+        (["lora", "--plot", "costs.png"], "costs.png"),
     ],
 )
 def test_what_cannot_be_measured_is_a_sentence(arguments, message, capsys):

@@ -54,13 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="on a CPU; default 1")
     parser.add_argument("--no-peft", action="store_true", help="leave PEFT out")
     parser.add_argument("--json", metavar="FILE", help="write all raw times there; - for standard output")
-    parser.add_argument("--plot", metavar="FILE", help="draw the ratios there (.svg or .png)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the ratios there, an SVG file")
     options = parser.parse_args(given)
     try:
         fields = {name: getattr(options, name) for name in Setting.__dataclass_fields__}
         setting = Setting(**fields)
         variants = variants_of(options.variants or list(VARIANTS), options.ranks)
         torch.empty(0, device=setting.device)
+        if options.plot and Path(options.plot).suffix != ".svg":
+            raise ValueError(f"--plot {options.plot}: the picture is an SVG file, so let its name end in .svg")
         for file in filter(None, (options.json, options.plot)):
             if file != "-" and not Path(file).absolute().parent.is_dir():
                 raise ValueError(f"there is no folder {Path(file).absolute().parent} to write {Path(file).name} to")

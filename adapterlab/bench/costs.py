@@ -4,6 +4,7 @@ import os
 import statistics
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -108,19 +109,27 @@ def kept(contender: Contender, setting: Setting) -> int:
     contender.ready(train=True)
     x = setting.inputs().requires_grad_()
     own = {t.untyped_storage().data_ptr() for t in (*contender.model.parameters(), *contender.model.buffers())}
-    saved: dict[int, int] = {}
+    packed: list[weakref.ref[_Saved]] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()  # alive with the graph, so no address stands for two
-        return tensor
+    def pack(tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        packed.append(weakref.ref(saved))
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
         y = contender.model(x)
-    total = sum(saved.values())
+    # Not what was saved on the way and let go of, as PEFT's DoRA does with B A once the norm is detached.
+    alive = [saved.tensor.untyped_storage() for reference in packed if (saved := reference()) is not None]
+    total = sum({storage.data_ptr(): storage.nbytes() for storage in alive if storage.data_ptr() not in own}.values())
     del y
     return total
+
+
+class _Saved:
+    """A tensor in the graph, which lives as long as the graph holds it."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
 
 
 def peak(contender: Contender, setting: Setting) -> int:

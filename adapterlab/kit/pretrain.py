@@ -153,9 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # two threads on contended cores make a step seven times slower
 
-    origin = provenance(
-        f"python -m adapterlab.kit.pretrain --steps {args.steps} --seed {args.seed}", seed=args.seed
-    )
+    origin = provenance(f"python -m adapterlab.kit.pretrain --steps {args.steps} --seed {args.seed}", seed=args.seed)
     model, tokenizer, log = pretrain(args.texts, args.steps, args.seed)
     model.half().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
