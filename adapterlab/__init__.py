@@ -12,7 +12,7 @@ al.merge(model)                         # fold into the weights
 ```
 """
 
-from . import peft
+from . import contract, peft
 from .checkpoint import AdapterFileError, BaseMismatchError, load, save
 from .layer import effective_weight
 from .runtime import Adapter, attach, detach, merge
@@ -36,6 +36,7 @@ __all__ = [
     "VARIANTS",
     "Variant",
     "attach",
+    "contract",
     "detach",
     "effective_weight",
     "load",

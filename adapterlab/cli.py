@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "bench": ("adapterlab.bench.command", "what each variant costs, beside the bare layer and PEFT"),
+    "check": ("adapterlab.contract.command", "whether an adapter keeps the contract: ours, yours or PEFT's"),
     "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
 }
 

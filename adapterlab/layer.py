@@ -47,7 +47,8 @@ class LayerAdapter(nn.Module):
             else:
                 self.register_parameter(name, nn.Parameter(tensor))
 
-    def forward(self, layer: nn.Module, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, of: "_Of", x: Tensor, y: Tensor | None = None) -> Tensor:
+        layer = of.layer
         if torch.is_autocast_enabled(x.device.type):
             with full_precision(x.device):
                 return self._apply_variant(layer, x, y)
@@ -103,18 +104,34 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
+class _Of:
+    """The layer, as an argument of its adapter: accelerate moves every argument that has a `.to`."""
+
+    def __init__(self, layer: nn.Module):
+        self.layer = layer
+
+
+def _call(layer: nn.Module, *tensors: Tensor) -> Tensor:
+    offloading = getattr(layer, "_hf_hook", None) if layer.weight.is_meta else None
+    if offloading is None:
+        return layer.adapter(_Of(layer), *tensors)
+    offloading.pre_forward(layer)  # accelerate lends the weights for the layer's own forward alone
+    try:
+        return layer.adapter(_Of(layer), *tensors)
+    finally:
+        offloading.post_forward(layer, None)
+
+
 def _run_on_output(layer: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
-    adapter = layer.adapter
-    return adapter(layer, args[0] if args else kwargs["input"], y) if adapter.enabled else None
+    return _call(layer, args[0] if args else kwargs["input"], y) if layer.adapter.enabled else None
 
 
 def _run_on_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    adapter = layer.adapter
-    if not adapter.enabled:
+    if not layer.adapter.enabled:
         return None
     if args:
-        return (adapter(layer, args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "input": adapter(layer, kwargs["input"])}
+        return (_call(layer, args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "input": _call(layer, kwargs["input"])}
 
 
 # ---- putting it on, taking it off -----------------------------------------------------------------

@@ -492,12 +492,17 @@ def wrap(model: nn.Module, variant: Variant, paths: list[str], calibration_data:
         config = peft.LoraConfig(**fields)
     wrapped = peft.get_peft_model(model, config)
     if isinstance(variant, EVA):
-        peft.initialize_lora_eva_weights(
-            wrapped,
-            calibration_data,
-            forward_fn=lambda wrapped, batch: wrapped(batch),
-            prepare_model_inputs_fn=None,
-            prepare_layer_inputs_fn=lambda inputs, *_: inputs[0].flatten(0, -2),
-            show_progress_bar=False,
-        )
+        start_eva(wrapped, calibration_data)
     return wrapped
+
+
+def start_eva(wrapped: nn.Module, batches: list) -> None:
+    """EVA's start of PEFT's layers, from batches that the model takes as its one argument."""
+    _peft().initialize_lora_eva_weights(
+        wrapped,
+        batches,
+        forward_fn=lambda wrapped, batch: wrapped(batch),
+        prepare_model_inputs_fn=None,
+        prepare_layer_inputs_fn=lambda inputs, *_: inputs[0].flatten(0, -2),
+        show_progress_bar=False,
+    )

@@ -13,7 +13,7 @@ from adapterlab import kit
 from adapterlab.kit import curve, style, widgets
 from adapterlab.kit.widgets import figure, lora_rates, run_scrubber
 from test_style import contrast
-from widget_runs import made_up_run
+from widget_runs import made_up_run, museum_reports
 
 QUESTION = {"question": "Who has a gradient?", "answers": ["both", "A", "B"], "right": 2, "because": "B is zero."}
 LAYERS = ("bias, equal", "bias, unequal", "none, equal", "none, unequal")
@@ -53,6 +53,7 @@ MAKE = {
     "Guess": lambda: widgets.Guess(**QUESTION),
     "LoraRates": widgets.LoraRates,
     "RunScrubber": lambda: widgets.RunScrubber(made_up_run(), ghosts=[made_up_run("full")]),
+    "CostsAtYourSize": widgets.CostsAtYourSize,
     "DeloraCliff": widgets.DeloraCliff,
     "DoraRow": widgets.DoraRow,
     "Ia3Gates": widgets.Ia3Gates,
@@ -62,6 +63,7 @@ MAKE = {
     "EvaNeedle": lambda: widgets.EvaNeedle(np.random.default_rng(0).normal(1, 1, (40, 6))),
     "EvaRanks": lambda: widgets.EvaRanks(*made_up_shares()),
     "HraMirrors": lambda: widgets.HraMirrors([[1.0, 0.2], [0.3, 0.8], [-0.5, 0.4]]),
+    "Museum": lambda: widgets.Museum(museum_reports()),
     "PeftFolder": lambda: widgets.PeftFolder([FOLDER], "k_proj", (64, 128)),
     "PissaSpectrum": lambda: widgets.PissaSpectrum({"W": torch.eye(64) + torch.arange(64.0) / 64}),
     "QuantBlocks": lambda: widgets.QuantBlocks(np.linspace(-0.3, 0.3, 128).tolist(), "q_proj"),
@@ -251,6 +253,11 @@ def test_the_scrubber_keeps_only_changes_and_no_rounding():
     assert data["answers"] == [[0, "85"], [20, "5858"], [40, "58"]]
     assert data["spectra"][50][7] > 0 == data["spectra"][50][8]
     assert "85 at first, 5858 from step 20 on, 58 from step 40 on" in widgets.RunScrubber(made_up_run()).still().caption
+
+
+def test_a_run_of_a_readers_own_variant_has_its_own_name():
+    still = widgets.RunScrubber(made_up_run("VeRA"), ghosts=[made_up_run()]).still()
+    assert still.alt.startswith("VeRA on add_rev") and "full fine-tuning" not in still.alt
 
 
 # ---- a traced run ---------------------------------------------------------------------------------

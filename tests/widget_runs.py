@@ -1,5 +1,6 @@
-"""Two made-up training runs, for the run scrubber's tests: nothing is trained."""
+"""Made-up training runs for the run scrubber's tests, where nothing is trained; and two real reports of the museum."""
 
+from adapterlab import museum
 from adapterlab.kit.trace import Trace
 from adapterlab.kit.training import Run
 
@@ -17,3 +18,12 @@ def made_up_run(label: str = "lora", steps: int = 100, done: int | None = None) 
     trace.gradients = {"lora_A": [k / 50 for k in range(done)], "lora_B": [2 + 0.123456789 * k for k in range(done)]}
     run.trace = trace
     return run
+
+
+def museum_reports(names=("dora-bias", "hra-gate")) -> dict:
+    """By name, the contract's reports with the bug and without."""
+    only = ("identity", "dense", "bias", "gradients")
+    return {
+        name: (museum.EXHIBITS[name].check(only=only), museum.EXHIBITS[name].check(broken=False, only=only))
+        for name in names
+    }

@@ -12,7 +12,7 @@ from importlib import util
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime import merge
 from ..variant import Variant
@@ -107,22 +107,27 @@ def ratio(times: list[float | None], to: list[float | None]) -> float:
 def kept(contender: Contender, setting: Setting) -> int:
     """Bytes that the forward pass keeps for the backward pass, beside parameters, buffers and the gradients' own."""
     contender.ready(train=True)
-    x = setting.inputs().requires_grad_()
-    own = {t.untyped_storage().data_ptr() for t in (*contender.model.parameters(), *contender.model.buffers())}
+    tensors = saved(contender.model, setting.inputs().requires_grad_())
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def saved(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """What model(x) leaves for its backward pass beside parameters and buffers: one tensor per storage."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     packed: list[weakref.ref[_Saved]] = []
 
     def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
-        packed.append(weakref.ref(saved))
-        return saved
+        held = _Saved(tensor)
+        packed.append(weakref.ref(held))
+        return held
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
-        y = contender.model(x)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        y = model(x)
     # Not what was saved on the way and let go of, as PEFT's DoRA does with B A once the norm is detached.
-    alive = [saved.tensor.untyped_storage() for reference in packed if (saved := reference()) is not None]
-    total = sum({storage.data_ptr(): storage.nbytes() for storage in alive if storage.data_ptr() not in own}.values())
+    alive = [held.tensor for reference in packed if (held := reference()) is not None]
+    found = {tensor.untyped_storage().data_ptr(): tensor for tensor in alive}
     del y
-    return total
+    return [tensor for address, tensor in found.items() if address not in own]
 
 
 class _Saved:

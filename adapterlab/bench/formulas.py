@@ -5,7 +5,8 @@ A term is a product, written with spaces: of numbers, and of
     n  tokens      d  features, in and out     r  rank, of those that have one
     e  bytes of a number of the base           l  1 where the base is in less than float32, else 0; f  the contrary
 
-Adapters are in float32, and the layer has a bias. The page's interactive figure reads the same tables.
+Adapters are in float32, the layer has a bias, AntiPaSTO has blocks of 4. The interactive figure
+of the chapter "What it costs" reads the same tables.
 """
 
 import math
@@ -85,7 +86,7 @@ def value(term: str, n: int, d: int, r: int, base_bytes: int = 4) -> int:
 
 
 def kept(variant: str, by: str, n: int, d: int, r: int, base_bytes: int = 4) -> int:
-    """Bytes that one d x d layer keeps for the backward pass beyond what the frozen layer does; AntiPaSTO's blocks of 4.
+    """Bytes that one d x d layer keeps for the backward pass beyond what the frozen layer does.
 
     Args:
         by: "adapterlab", or "peft" for what version 0.21 does.

@@ -68,7 +68,8 @@ def plot(runs, ghosts=(), caption: str = "") -> Picture:
         if run.losses:
             left.plot(range(1, len(run.losses) + 1), run.losses, **look)
         seen = [(step, loss if prose else score) for step, score, loss in run.evaluations]
-        right.plot(*zip(*seen), marker=mark.marker or None, markersize=5, label=mark.label, **look) if seen else None
+        name = mark.label if run.label in style.MARKS else run.label  # a variant of the reader's own has its own
+        right.plot(*zip(*seen), marker=mark.marker or None, markersize=5, label=name, **look) if seen else None
     left.set(title="loss of each batch (nats per token)", xlabel="step", xlim=(0, steps), ylim=(0, None))
     right.set(title="held-out loss" if prose else "held-out exact match", xlabel="step", xlim=(0, steps * 1.03))
     if not prose:

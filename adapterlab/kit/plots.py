@@ -334,50 +334,65 @@ def first_steps(groups: dict[str, tuple[str, list]]) -> Picture:
     )
 
 
-def costs(record: dict) -> Picture:
-    """What `adapterlab bench` recorded: each variant's step, decode and kept memory beside PEFT's."""
-    rows = [row for row in record["rows"] if row["by"] != "bare"]
-    labels = {row["variant"]: None for row in rows}
-    ranks = sorted({row["fields"]["r"] for row in rows if "r" in row["fields"]})
-    places = {}
-    for row in rows:
-        key = row["variant"], row["fields"].get("r")
-        places.setdefault(key, len(places))
+def costs(record: dict, rank: int | None = None) -> Picture:
+    """What `adapterlab bench` recorded: each variant's step, token and kept memory, beside PEFT's.
+
+    Args:
+        rank: show that rank alone (and the variants that have none); None: all that were measured.
+    """
+    rows = [row for row in record["rows"] if row["by"] != "bare" and row["fields"].get("r", rank) in (rank, None)]
+    if rank is None:
+        rows = [row for row in record["rows"] if row["by"] != "bare"]
+    if not rows:
+        raise ValueError(f"the record has no variant of rank {rank}")
+    order = {name: k for k, name in enumerate(style.MARKS)}
+    several = len({row["fields"]["r"] for row in rows if "r" in row["fields"]}) > 1
+    places: dict[tuple, dict[str, dict]] = {}  # (variant, rank) -> by -> row; families together
+    for row in sorted(rows, key=lambda row: (order.get(row["variant"], len(order)), row["fields"].get("r", 0))):
+        places.setdefault((row["variant"], row["fields"].get("r")), {})[row["by"]] = row
+    marks = {name: style.MARKS.get(name, style.MARKS["base"]) for name, _ in places}
+    labels = [
+        (marks[name].label if name in style.MARKS else name) + (f" {r}" if several and r else "") for name, r in places
+    ]
     panels = {
-        "training step": lambda row: row["ratio"]["step"],
-        "one token": lambda row: row["ratio"]["decode"],
-        "kept for backward (MiB)": lambda row: max(row["kept"] / 2**20, 0.05),
+        "training step": ("times the bare base", lambda row: row["ratio"]["step"]),
+        "one token": ("times the bare base", lambda row: row["ratio"]["decode"]),
+        "kept for a step": ("MiB", lambda row: max(row["kept"], 1024) / 2**20),
     }
     fig, axes = style.figure(columns=3, height=0.9 + 0.26 * len(places))
-    for ax, (title, value) in zip(axes, panels.items()):
-        for row in rows:
-            mark, y = (
-                style.MARKS.get(row["variant"], style.MARKS["base"]),
-                places[row["variant"], row["fields"].get("r")],
-            )
-            hollow = row["by"] == "peft"
-            look = {"markerfacecolor": "none" if hollow else mark.line, "color": mark.line}
-            ax.plot(value(row), y, mark.marker or "o", markersize=7 if hollow else 5, **look)
-        ax.set(title=title, xscale="log", yticks=list(places.values()), ylim=(len(places) - 0.5, -0.5))
-        ax.set_yticklabels([])
-        if title != "kept for backward (MiB)":
+    told = []
+    for ax, (title, (unit, value)) in zip(axes, panels.items()):
+        said = []
+        for y, ((name, _), pair) in enumerate(places.items()):
+            mark, found = marks[name], {by: value(row) for by, row in pair.items()}
+            if len(found) == 2:
+                ax.plot(list(found.values()), [y, y], "--", color=style.MUTED, linewidth=0.8, zorder=1)
+            for by, size in (("peft", 7), ("adapterlab", 5)):
+                if by in found:
+                    inside = style.CARD if by == "peft" else mark.line
+                    look = {"markerfacecolor": inside, "color": mark.line, "markersize": size}
+                    ax.plot(found[by], y, mark.marker or "o", **look)
+            theirs = f" (PEFT {found['peft']:.3g})" if "peft" in found else ""
+            said.append(f"{labels[y]} {found['adapterlab']:.3g}{theirs}")
+        told.append(f"{title[0].upper()}{title[1:]}, {unit}: {', '.join(said)}.")
+        ax.set(title=title, xscale="log", xlabel=unit, yticks=range(len(places)), ylim=(len(places) - 0.5, -0.5))
+        ax.set_yticklabels(labels)
+        if unit != "MiB":
             ax.axvline(1, color=style.MUTED, linewidth=0.8, linestyle=":")
-            ax.set_xlabel("times the bare base")
-    several = len(ranks) > 1
-    axes[0].set_yticklabels(
-        [style.MARKS[name].label + (f" r={r}" if several and r else "") for name, r in places if name in labels]
-    )
-
-    def worst(by: str) -> str:
-        found = [row for row in rows if row["by"] == by]
-        slowest = max(found, key=lambda row: row["ratio"]["step"])
-        return f"{style.MARKS[slowest['variant']].label} with {slowest['ratio']['step']:.2g} times the bare step"
-
-    told = f"The slowest here is {worst('adapterlab')}"
-    told += f"; PEFT's slowest is {worst('peft')}." if any(row["by"] == "peft" for row in rows) else "."
+        low, high = ax.get_xlim()
+        if unit != "MiB":
+            high = max(high, 2.2)  # a few per cent shall look like a few per cent
+            ax.set_xlim(min(low, 0.93), high)
+        wide = high / low > 30
+        ax.set_xticks(
+            [m * 10.0**k for k in range(-3, 5) for m in ((1,) if wide else (1, 2, 5)) if low <= m * 10.0**k <= high]
+        )
+        ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.minorticks_off()
+        ax.grid(axis="y", visible=False)
     return Picture(
         fig,
-        "Three rows of dots per variant: the time of a training step, the time of one token, and the memory kept for "
-        f"the backward pass. {told}",
-        f"Filled: this library. Hollow: PEFT. {record['machine']}; torch {record['versions']['torch']}.",
+        f"Three panels of dots on logarithmic axes, a row for each variant. {' '.join(told)}",
+        f"Filled: this library. Hollow, at the dashes' other end: PEFT. {record['machine']}; "
+        f"torch {record['versions']['torch']}; {record['date']}.",
     )

@@ -3,6 +3,7 @@
 from .antipasto_steer import AntipastoSteer
 from .ask import Ask
 from .contract import Contract
+from .costs_size import CostsAtYourSize
 from .delora_cliff import DeloraCliff
 from .dora_row import DoraRow
 from .eva_needle import EvaNeedle
@@ -13,6 +14,7 @@ from .hra_mirrors import HraMirrors
 from .ia3_gates import Ia3Gates
 from .ia3_sides import Ia3Sides
 from .lora_rates import LoraRates
+from .museum import Museum
 from .peft_folder import PeftFolder
 from .pissa_spectrum import PissaSpectrum
 from .quant_blocks import QuantBlocks
@@ -22,6 +24,7 @@ __all__ = [
     "AntipastoSteer",
     "Ask",
     "Contract",
+    "CostsAtYourSize",
     "DeloraCliff",
     "DoraRow",
     "EvaNeedle",
@@ -32,6 +35,7 @@ __all__ = [
     "Ia3Gates",
     "Ia3Sides",
     "LoraRates",
+    "Museum",
     "PeftFolder",
     "PissaSpectrum",
     "QuantBlocks",

@@ -83,11 +83,16 @@ def _curves(run, prompt: str | None = None) -> dict:
     same = run.trace is not None and prompt in (None, run.trace.prompt)
     return {
         "name": run.label if run.label in style.MARKS else "full",
-        "label": style.MARKS[run.label].label if run.label in style.MARKS else run.label,
+        "label": _name(run),
         "losses": rounded(run.losses),
         "scores": [[step, rounded(score)] for step, score, _ in run.evaluations],
         "answers": _changes(run.trace.answers) if same else [],
     }
+
+
+def _name(run) -> str:
+    """As the palette writes it; a variant of the reader's own has the name that its run has."""
+    return style.MARKS[run.label].label if run.label in style.MARKS else run.label
 
 
 def _changes(answers: list[tuple[int, str]]) -> list[list]:
@@ -100,7 +105,7 @@ def _picture(run, ghosts) -> Picture:
     for one in [*ghosts, run]:
         mark = style.MARKS.get(one.label, style.MARKS["full"])
         look = {"color": mark.line, "linewidth": 2.0 if one is run else 1.0, "alpha": 1.0 if one is run else 0.5}
-        left.semilogy(range(len(one.losses)), one.losses, label=mark.label, **look)
+        left.semilogy(range(len(one.losses)), one.losses, label=_name(one), **look)
         scores = [(step, score) for step, score, _ in one.evaluations if score is not None]
         middle.plot(*zip(*scores), **look) if scores else None
     mark = style.MARKS.get(run.label, style.MARKS["full"])
@@ -119,7 +124,7 @@ def _picture(run, ghosts) -> Picture:
     answers = f"{run.trace.prompt} is answered by {', '.join(told)}." if told else "No step yet."
     return Picture(
         fig,
-        f"{mark.label} on {run.task}: the loss by step, the held-out exact match, and the singular values of "
+        f"{_name(run)} on {run.task}: the loss by step, the held-out exact match, and the singular values of "
         f"the change of {run.trace.layer}.",
         answers,
     )

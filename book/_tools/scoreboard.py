@@ -1,0 +1,150 @@
+"""A Sphinx extension: the directive {scoreboard}, which shows a part of book/_data/peft_scoreboard.json.
+
+`{scoreboard} source`, `counts`, `table`, `reproducers` and `excluded`. The file is what `python -m
+adapterlab.scoreboard` wrote; nothing is measured here.
+"""
+
+import html
+import json
+from collections import Counter
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+from paths import BOOK
+
+DATA = BOOK / "_data" / "peft_scoreboard.json"
+MARKS = {"pass": ("✓", "passes"), "fail": ("✗", "fails"), "by design": ("◇", "by design"), "n/a": ("·", "does not apply")}
+
+
+def load() -> dict[str, Any]:
+    return json.loads(DATA.read_text("utf-8"))
+
+
+def columns(data: dict[str, Any]) -> list[str]:
+    """The checks that apply to at least one method."""
+    return [c for c in data["checks"] if any(row["results"][c]["status"] != "n/a" for row in data["rows"])]
+
+
+def source(data: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    return (
+        f"{len(data['rows'])} methods, seed {data['seed']}, {data['date']}: {versions}; {data['machine']}; commit "
+        f"`{data['commit'][:12]}`. To measure them again: `{data['command']}`."
+    )
+
+
+def counts(data: dict[str, Any]) -> str:
+    """A table of what each check proves and how many methods keep it."""
+    lines = ["| check | what a pass proves | ✓ | ✗ | ◇ | · |", "|---|---|--:|--:|--:|--:|"]
+    for name in columns(data):
+        found = Counter(row["results"][name]["status"] for row in data["rows"])
+        lines.append(f"| {name} | {data['checks'][name]} | " + " | ".join(str(found[status]) for status in MARKS) + " |")
+    return "\n".join(lines)
+
+
+def figure(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.2g}" if value else "0"
+
+
+def said(result: dict[str, Any], length: int = 220) -> str:
+    """Of one cell: its figure beside its limit, and its note, which may be cut."""
+    parts = []
+    if result["figure"] is not None and result["limit"] is not None:
+        parts.append(f"{figure(result['figure'])} of {figure(result['limit'])}")
+    parts += [result["note"]] if result["note"] else []
+    text = ": ".join(parts)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def cell(row: dict[str, Any], check: str) -> str:
+    result = row["results"][check]
+    mark, word = MARKS[result["status"]]
+    title = html.escape(f"{row['method']}, {check}: {word}. {said(result)}")
+    inside = f'<span aria-hidden="true">{mark}</span><span class="visually-hidden">{word}</span>'
+    if result["status"] in ("fail", "by design"):
+        inside = f'<a href="#{anchor(row)}">{inside}</a>'
+    return f'<td class="sb-{result["status"].replace("/", "").replace(" ", "-")}" title="{title}">{inside}</td>'
+
+
+def anchor(row: dict[str, Any]) -> str:
+    return f"sb-{row['method'].replace('_', '-')}"
+
+
+def table(data: dict[str, Any]) -> str:
+    shown = columns(data)
+    heads = "".join(f'<th scope="col" title="{html.escape(data["checks"][c])}"><span>{c}</span></th>' for c in shown)
+    lines = []
+    for row in data["rows"]:
+        kept = not any(result["status"] == "fail" for result in row["results"].values())
+        head = f'<th scope="row"><a href="#{anchor(row)}">{row["method"]}</a></th>'
+        lines.append(f'<tr class="{"sb-kept" if kept else "sb-broken"}">{head}{"".join(cell(row, c) for c in shown)}</tr>')
+    options = "".join(f'<option value="{c}">{c}</option>' for c in shown)
+    del options
+    return (
+        '<div class="sb"><input type="checkbox" id="sb-only"><label for="sb-only">only failures</label>'
+        '<div class="sb-scroll" role="region" aria-label="PEFT\'s methods under the contract" tabindex="0">'
+        f'<table><thead><tr><th scope="col">method</th>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        "</div></div>"
+    )
+
+
+def reproducers(data: dict[str, Any]) -> str:
+    """Per method, folded: what PEFT says of its deviations, and each failure with the lines that show it."""
+    parts = []
+    for row in data["rows"]:
+        results = row["results"]
+        failed = [c for c in results if results[c]["status"] == "fail"]
+        meant = [c for c in results if results[c]["status"] == "by design"]
+        links = f'<a href="{row["paper"]}">paper</a>, <a href="{row["source"]}">PEFT’s code</a>'
+        head = f"<summary>{row['method']} ({len(failed)} fail{', ' + str(len(meant)) + ' by design' if meant else ''})</summary>"
+        body = [f"<p>{row['kind']}; {links}.</p>"]
+        for check in meant:
+            quote = row["quotes"][check]
+            body.append(
+                f"<p><b>{check}</b>, by design: <q>{html.escape(quote['words'])}</q> "
+                f'(<a href="{quote["link"]}">source</a>). {html.escape(said(without_quote(results[check])))}</p>'
+            )
+        for check in failed:
+            made = row["reproducers"][check]
+            what = "raises" if made["raises"] else "prints"
+            body.append(
+                f"<p><b>{check}</b>: {html.escape(said(results[check]))}</p>"
+                f'<pre tabindex="0"><code>{html.escape(made["code"])}# {what} {html.escape(made["shown"])}</code></pre>'
+            )
+        if not failed and not meant:
+            body.append("<p>It keeps all of the contract that applies to it.</p>")
+        parts.append(f'<details id="{anchor(row)}">{head}{"".join(body)}</details>')
+    return f'<div class="sb-shown">{"".join(parts)}</div>'
+
+
+def without_quote(result: dict[str, Any]) -> dict[str, Any]:
+    """Its note begins with the quotation and its link."""
+    return {**result, "note": result["note"].partition("). ")[2]}
+
+
+def excluded(data: dict[str, Any]) -> str:
+    return "\n".join(f"- `{name}`: {why}." for name, why in data["excluded"].items())
+
+
+class Scoreboard(SphinxDirective):
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        data, part = load(), self.arguments[0]
+        self.env.note_dependency(str(DATA))
+        if part in ("table", "reproducers"):
+            return [nodes.raw("", {"table": table, "reproducers": reproducers}[part](data), format="html")]
+        if part not in ("source", "counts", "excluded"):
+            raise self.error(f"there is no part {part!r} of the scoreboard")
+        text = {"source": source, "counts": counts, "excluded": excluded}[part](data)
+        node = nodes.container()
+        self.state.nested_parse(StringList(text.splitlines(), source=str(DATA)), self.content_offset, node)
+        return node.children
+
+
+def setup(app) -> dict[str, Any]:
+    app.add_directive("scoreboard", Scoreboard)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
