@@ -9,11 +9,11 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks serve lint clean setup
+.PHONY: help book test test-full notebooks serve lint clean setup
 .DELETE_ON_ERROR:
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  On Linux pip takes PyTorch's CUDA build (gigabytes); pip's PIP_EXTRA_INDEX_URL can name PyTorch's CPU index."
 
@@ -25,6 +25,9 @@ test: $(READY) ## Run every check and every test, the notebooks' outputs include
 	@$(BIN)/python book/_tools/chromium.py
 	@# Three processes for two cores, since browsers and kernels often wait; in the order given, longest first.
 	@$(BIN)/python -m pytest --nbval -n 3 --dist loadscope --no-loadscope-reorder
+
+test-full: $(READY) ## The same with every combination of variant, base and colour scheme
+	@$(BIN)/python -m pytest --nbval --full -n 3 --dist loadscope --no-loadscope-reorder
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)
 	@$(BIN)/python book/_tools/execute.py

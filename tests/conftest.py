@@ -34,7 +34,15 @@ def has_avx512bf16() -> bool:
     return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="every combination, where the default takes some of them")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
     lacking = {}
     if not torch.cuda.is_available():
         lacking["gpu"] = "there is no CUDA device"

@@ -143,8 +143,11 @@ def does_something(page, root, node, others, by, patience=400) -> bool:
 
 @pytest.mark.parametrize(
     "view, ways",
-    [("light", [by_keyboard, by_mouse]), ("dark", [by_mouse]), ("phone", [by_touch])],
-    ids=["light", "dark", "phone"],
+    [
+        pytest.param("light", [by_keyboard, by_mouse], id="light"),
+        pytest.param("dark", [by_mouse], id="dark", marks=pytest.mark.full),
+        pytest.param("phone", [by_touch], id="phone"),
+    ],
 )
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_control_moves_its_figure_and_reset_brings_it_back(visit, name, view, ways):
