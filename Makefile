@@ -3,13 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+MUTANTS := .venv/.mutants
 # One thread: small models gain nothing from more, and sums stay the same.
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-full notebooks serve lint clean setup
+.PHONY: help book test test-full mutants notebooks serve lint clean setup
 .DELETE_ON_ERROR:
 
 help: ## List the commands
@@ -28,6 +29,9 @@ test: $(READY) ## Run every check and every test, the notebooks' outputs include
 
 test-full: $(READY) ## The same with every combination of variant, base and colour scheme
 	@$(BIN)/python -m pytest --nbval --full -n 3 --dist loadscope --no-loadscope-reorder
+
+mutants: $(MUTANTS) ## Mutation testing of variants/ and runtime.py, half an hour (ARGS="--jobs 2", ARGS="--sample 100")
+	@PYTHONHASHSEED=0 $(BIN)/python tests/mutants.py $(ARGS)
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)
 	@$(BIN)/python book/_tools/execute.py
@@ -54,3 +58,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch || { echo "PyTorch could not be installed; pip's message above says why."; exit 1; }
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kit,quant,peft,book,test]' || { echo "The environment could not be set up; pip's message above says why."; exit 1; }
 	@touch $(READY)
+
+# What only `make mutants` needs.
+$(MUTANTS): $(READY)
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutants]' || { echo "cosmic-ray could not be installed; pip's message above says why."; exit 1; }
+	@touch $(MUTANTS)

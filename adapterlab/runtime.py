@@ -362,7 +362,7 @@ def _merged(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
             A, B = (t.to(arithmetic_dtype(W.dtype, t.dtype)) for t in factors)
             return torch.addmm(W.to(B.dtype), B, A).to(dtype), None if layer.bias is None else layer.bias.detach().clone()
     W, b = effective_weight(layer)
-    return W.to(dtype), None if b is None else b.to(layer.bias.dtype)
+    return W.to(dtype), None if b is None else b.to(layer.bias.dtype, copy=True)
 
 
 def _is_finite(t: Tensor) -> bool:

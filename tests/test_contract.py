@@ -623,6 +623,18 @@ def test_a_report_reads_as_a_table_as_json_and_as_an_assertion():
     check(al.LoRA(), only="dense").raise_if_failed()
 
 
+def test_a_notebook_shows_a_report_as_markdown():
+    results = {
+        "dense": al.contract.Result("dense", "fail", 0.5, 1e-9, "lora_A | <b> at\n2"),
+        "start": al.contract.Result("start", "n/a", note="none"),
+    }
+    report = al.contract.Report("Mine(r=4)", results)
+    lines = report._repr_markdown_().splitlines()
+    assert lines[4] == r"| dense | **FAIL** | 0.5 (1e-09) | lora\_A \| \<b\> at 2 |"
+    assert lines[5] == "| start | n/a |  | none |" and lines[-1] == "1 fail, 1 n/a"
+    assert repr(report) == str(report)  # where there is no Markdown
+
+
 def test_a_report_that_measured_nothing_is_not_ok():
     report = check(al.IA3(), only=("ranks", "fields"))
     assert not report.ok and not report.failed

@@ -79,6 +79,19 @@ def test_lambda_bounds_the_update_whatever_a_and_b_are(start, norm, seed, r, str
     assert size <= strength * (1 + (start == "copy")) * (1 + 1e-9)
 
 
+def test_a_direction_without_length_adds_nothing():
+    layer, x = linear(12, 20), randn(5, 12, seed=1)
+    far_from_start(al.attach(layer, al.DeLoRA(r=4), dtype=torch.float64))
+    changed = []
+    for factor in ("lora_A", "lora_B"):
+        with torch.no_grad():
+            getattr(layer.adapter, factor)[(0, ...) if factor == "lora_A" else (..., 0)] = 0
+        W, b = al.effective_weight(layer)
+        assert relative(layer(x), x @ W.t() + b) < 1e-12
+        changed.append(update(layer))
+    assert relative(*changed) < 1e-12
+
+
 @NORMS
 def test_the_weights_norm(norm):
     layer = linear(12, 20)

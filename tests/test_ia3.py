@@ -101,6 +101,21 @@ def test_a_bf16_gate_at_1_has_a_dead_zone_and_a_ratchet_above_it(lr, up, down):
     assert ((g > 1).any().item(), (g < 1).any().item()) == (up, down)
 
 
+@pytest.mark.parametrize("variant", [al.IA3(), al.IA3FF()], ids=lambda v: v.name)
+def test_a_bf16_gates_gradient_is_summed_in_float32(variant):
+    """Two tokens whose shares nearly cancel: products rounded to bf16 would be off by up to a quarter of the rest."""
+    layer = linear(16, 16, bias=False, dtype=torch.bfloat16)
+    (g,) = al.attach(layer, variant, dtype=torch.bfloat16).parameters()
+    ones, near = torch.ones(2, 16, dtype=torch.bfloat16), torch.tensor([[1], [-1 - 2**-7]], dtype=torch.bfloat16)
+    if variant.side == "output":
+        share = layer(ones)[0].detach()
+        (layer(ones) * near).sum().backward()
+    else:
+        share = (ones @ layer.weight)[0]
+        layer(ones * near).sum().backward()
+    assert torch.equal(g.grad, share * -(2**-7))
+
+
 def test_gates_are_float32_on_a_bf16_base_and_move_at_any_rate():
     layer = linear(16, 16, dtype=torch.bfloat16)
     adapter = al.attach(layer, al.IA3())

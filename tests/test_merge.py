@@ -40,6 +40,21 @@ def test_merge_rounds_once(variant, dtype):
         assert ((merged.float() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps / 2 + 2e-6).all()
 
 
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if v.name not in ("dora", "ia3", "ia3_ff")], ids=lambda v: v.name
+)
+def test_a_difference_of_low_rank_comes_as_two_factors(variant, monkeypatch):
+    layer = linear(12, 8)
+    far_from_start(attach(layer, variant, dtype=torch.float64))
+    A, B = variant.low_rank(layer.adapter, layer)
+    assert len(A) == B.shape[1] <= 8
+    W, _ = al.effective_weight(layer)
+    assert relative(B @ A, W - layer.weight) < 1e-12
+    monkeypatch.setattr(type(variant), "effective_weight", None)  # merging needs no more than the factors
+    al.merge(layer)
+    assert relative(layer.weight, W) < 1e-12
+
+
 @each_variant
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_afterwards_it_is_a_plain_layer(variant, dtype):
@@ -61,14 +76,21 @@ def test_afterwards_it_is_a_plain_layer(variant, dtype):
 
 
 @each_variant
-@pytest.mark.parametrize("room", [0, 12 * 20 * 4, 2**30], ids=["none", "one layer", "all"])
-def test_merge_is_the_same_however_many_layers_are_kept_meanwhile(variant, room, monkeypatch):
+@pytest.mark.parametrize(
+    "room, times",
+    [(0, 4), (12 * 20 * 4, 3), (runtime.KEPT_WHILE_MERGING, 2)],
+    ids=["none kept", "one kept", "both kept"],
+)
+def test_merge_is_the_same_however_many_layers_are_kept_meanwhile(variant, room, times, monkeypatch):
     model = small_model()
     far_from_start(attach(model, variant))
     twin = copy.deepcopy(model)
     al.merge(twin)
+    made, merged = [], runtime._merged
+    monkeypatch.setattr(runtime, "_merged", lambda layer: made.append(layer) or merged(layer))
     monkeypatch.setattr(runtime, "KEPT_WHILE_MERGING", room)
     al.merge(model)
+    assert len(made) == times
     assert bits(model) == bits(twin)
 
 
@@ -80,7 +102,7 @@ def test_merge_writes_into_no_tensor_of_the_base(variant):
     far_from_start(attach(model, variant))
     al.merge(model)
     assert all(torch.equal(p, copy) for p, copy in zip(held, copies, strict=True))
-    assert not {p.data_ptr() for p in held if p.dim() == 2} & {p.data_ptr() for p in model.parameters()}
+    assert not {p.data_ptr() for p in held} & {p.data_ptr() for p in model.parameters()}
 
 
 @each_variant
@@ -167,6 +189,13 @@ def test_a_merged_weight_that_overflows_the_base_dtype_is_refused():
     assert al.effective_weight(model[2])[0].isfinite().all()
     with unchanged(model), pytest.raises(ValueError, match="'2' is not finite in torch.float16"):
         al.merge(model)
+
+
+def test_dequantize_is_given_by_name():
+    model = small_model()
+    attach(model, al.LoRA(r=2))
+    with unchanged(model), pytest.raises(TypeError, match="positional"):
+        al.merge(model, True)
 
 
 def test_there_must_be_something_to_merge():

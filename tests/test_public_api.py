@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import adapterlab as al
+from adapterlab import variants
 from anatomy import bits, unchanged
 from helpers import IDS, VARIANTS, attach, small_model, tiny_llama, with_fields
 
@@ -79,6 +80,7 @@ def test_variants_are_listed_by_name():
     assert [al.VARIANTS[name] for name in IDS] == [type(variant) for variant in VARIANTS]
     for name, cls in al.VARIANTS.items():
         assert cls.name == name and issubclass(cls, al.Variant)
+    assert set(variants.__all__) == {cls.__name__ for cls in al.VARIANTS.values()}
 
 
 @pytest.mark.parametrize("cls", [type(v) for v in VARIANTS], ids=lambda cls: cls.name)

@@ -252,6 +252,14 @@ def test_merge_needs_to_be_told_to_dequantise(variant, kind):
     assert relative(model(x), y) < tolerance(kind, 1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_merge_keeps_the_mode(training):
+    model = nn.Sequential(quantized("nf4")).train(training)
+    al.attach(model, al.LoRA(r=4))
+    al.merge(model, dequantize=True)
+    assert model[0].training is training
+
+
 def test_merge_cannot_replace_a_bare_layer():
     layer = quantized("nf4")
     al.attach(layer, al.LoRA(r=4))

@@ -1,5 +1,7 @@
 """attach, detach, disabled(), frozen(): what they change on a model, and that nothing of it stays."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -273,6 +275,13 @@ def test_two_passes_leave_in_either_order(variant, first):
         assert torch.equal(model(x), alone)
 
 
+def test_passes_are_numbered_as_they_come():
+    model = Deep()
+    for path in ("blocks.2", "blocks.0", "blocks.1"):
+        attach(model, al.LoRA(r=1), targets=path)
+    assert [block.adapter.order for block in model.blocks] == [1, 2, 0]
+
+
 @each_variant
 def test_detach_model_takes_every_pass(variant):
     model = small_model()
@@ -339,6 +348,18 @@ def test_another_root_is_refused_before_anything_changes(tmp_path):
         with unchanged(model), pytest.raises(ValueError, match="'0'.*adapted as '0.0'"):
             act()
     adapter.detach()
+
+
+def test_what_was_compiled_is_forgotten_when_hooks_come_and_when_they_go(monkeypatch):
+    """torch.compile does not guard hooks. What that leads to, test_compile.py shows."""
+    importlib.import_module("torch._dynamo")  # as if something had been compiled
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(True))
+    model = small_model()
+    for act in (lambda: attach(model, al.LoRA(r=2)), lambda: al.detach(model)) * 2:
+        resets.clear()
+        act()
+        assert resets == [True]
 
 
 # ---- disabled() -----------------------------------------------------------------------------------

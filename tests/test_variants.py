@@ -203,6 +203,33 @@ def test_the_base_gets_no_gradient(variant):
     assert all(".adapter.lora_" in name for name in ours)
 
 
+LOW_RANK, AXES = "lora_A lora_B", "lora_U lora_S lora_Vh"
+TENSORS = {  # trained, frozen
+    "lora": (LOW_RANK, ""),
+    "rslora": (LOW_RANK, ""),
+    "pissa": (LOW_RANK, "lora_A0 lora_B0"),
+    "dora": (f"{LOW_RANK} lora_m", ""),
+    "delora": (f"{LOW_RANK} lora_lambda", "lora_wnorm"),
+    "delora-copy": (f"{LOW_RANK} lora_lambda", "lora_wnorm lora_A0 lora_B0 lora_lambda0"),
+    "ia3": ("lora_g", ""),
+    "ia3_ff": ("lora_g", ""),
+    "hra": ("lora_U", ""),
+    "eva": (LOW_RANK, ""),
+    "antipasto": ("lora_delta_s lora_rot_T", AXES),
+    "antipasto-u": ("lora_delta_s lora_rot_T", AXES),
+    "antipasto-none": ("lora_delta_s", AXES),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_which_tensors_are_trained_and_which_are_frozen(name):
+    variant = dict(zip([*IDS, *OTHER_EQUATIONS], [*VARIANTS, *OTHER_EQUATIONS.values()]))[name]
+    layer = linear(12, 8)
+    trained = {path.split(".")[-1] for path, _ in attach(layer, variant).named_parameters()}
+    assert trained == set(TENSORS[name][0].split())
+    assert layer.adapter.tensors().keys() - trained == set(TENSORS[name][1].split())
+
+
 # ---- hyperparameters ------------------------------------------------------------------------------
 
 OTHER = {
@@ -373,6 +400,14 @@ def test_dora_of_a_row_that_nearly_cancels_agrees_with_float64():
         assert relative(y[:, row], expected[:, row]) < 1e-6 / left  # what float32 can know of so small a difference
 
 
+def test_dora_makes_the_norms_of_w_where_they_have_been_forgotten():
+    layer, _ = attached(DORA, 12, 20)
+    kept = DORA.prepare(layer.adapter, layer)
+    layer.adapter.row_sq = None
+    made = DORA.prepare(layer.adapter, layer)
+    assert torch.equal(kept[3], made[3]) and layer.adapter.row_sq is None
+
+
 @pytest.mark.parametrize("adapter", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
 def test_dora_never_stores_m_below_float32(adapter):
     layer, _ = attached(DORA, base=torch.bfloat16, adapter=adapter, far=False)
@@ -391,6 +426,13 @@ def test_hras_gradients_are_opposite_within_a_pair_at_the_start():
     grad = layer.adapter.lora_U.grad
     assert relative(grad[0::2], -grad[1::2]) < 1e-9
     assert grad.norm(dim=1).min() > 0.1
+
+
+def test_a_nan_in_a_row_of_u_does_not_pass_for_a_zero_row():
+    layer, _ = attached(HRA)
+    with torch.no_grad():
+        layer.adapter.lora_U[1, 0] = torch.nan
+    assert al.effective_weight(layer)[0].isnan().any() and layer(randn(6, 12, seed=1)).isnan().any()
 
 
 def test_hra_multiplies_by_r_not_by_its_transpose():

@@ -159,6 +159,17 @@ def test_parameters_in_low_precision_are_computed_with_in_float32(variant, dtype
     assert relative(layer(x), dense_layer(layer, x)) < FP32
 
 
+@each_variant
+@pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
+def test_an_adapter_that_is_cast_is_computed_with_in_float32(variant, dtype):
+    """Also what was never stored below float32 now is."""
+    layer = linear(12, 8, dtype=torch.float32)
+    far_from_start(attach(layer, variant))
+    layer.adapter.to(dtype)
+    x = randn(6, 12, seed=1, dtype=torch.float32)
+    assert relative(layer(x), dense_layer(layer, x)) < FP32
+
+
 # ---- autocast -------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ class OfPeft(Subject):
         self.rank = r if method.ranked else None
         self.label, self.lr = f"peft:{method.name}", method.lr
         self.by_design = {
-            check: f'PEFT says: "{quote.words}" ({quote.link})' for check, quote in method.by_design.items()
+            check: f'its source says: "{quote.words}" ({quote.link})' for check, quote in method.by_design.items()
         }
         self.unfit = dict(method.unfit)
         if method.missing:

@@ -1,6 +1,7 @@
 """What a check found, and all of it together as a table, as JSON and as an assertion."""
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -86,6 +87,23 @@ class Report(Mapping):
     def __str__(self) -> str:
         return self.table()
 
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        """For notebooks: a table that a phone can show too."""
+        lines = [["check", "", "figure (limit)", "note"], ["---"] * 4]
+        for result in self.results.values():
+            mark = f"**{MARKS[result.status]}**" if result.status == "fail" else MARKS[result.status]
+            limit = "" if result.limit is None else f" ({number(result.limit)})"
+            lines.append([plain(result.check), mark, number(result.figure) + limit, plain(result.note)])
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{plain(self.subject)}\n\n{table}\n\n{self.counts()}"
+
+    def counts(self) -> str:
+        """How many results of each kind."""
+        counts = {status: sum(r.status == status for r in self.results.values()) for status in STATUSES}
+        return ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+
     def table(self, width: int = 120) -> str:
         """One line per check, notes wrapped at `width`, and a line that counts."""
         names = max(map(len, self.results), default=0)
@@ -101,9 +119,12 @@ class Report(Mapping):
             note = textwrap.wrap(result.note, max(24, width - head - 2)) or [""]
             lines.append("  ".join([*cells, note[0]]).rstrip())
             lines += [" " * (head + 2) + more for more in note[1:]]
-        counts = {status: sum(r.status == status for r in self.results.values()) for status in STATUSES}
-        lines.append("  " + ", ".join(f"{n} {status}" for status, n in counts.items() if n))
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {self.counts()}"])
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|$])", r"\\\1", " ".join(text.split()))
 
 
 def number(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """A Sphinx extension: the directive {scoreboard}, which shows a part of book/_data/peft_scoreboard.json.
 
-`{scoreboard} source`, `counts`, `table`, `reproducers` and `excluded`. The file is what `python -m
+`{scoreboard} source`, `counts`, `failures`, `table`, `reproducers` and `excluded`. The file is what `python -m
 adapterlab.scoreboard` wrote; nothing is measured here.
 """
 
@@ -16,7 +16,12 @@ from sphinx.util.docutils import SphinxDirective
 from paths import BOOK
 
 DATA = BOOK / "_data" / "peft_scoreboard.json"
-MARKS = {"pass": ("✓", "passes"), "fail": ("✗", "fails"), "by design": ("◇", "by design"), "n/a": ("·", "does not apply")}
+MARKS = {
+    "pass": ("✓", "passes"),
+    "fail": ("✗", "fails"),
+    "by design": ("◇", "by design"),
+    "n/a": ("·", "does not apply"),
+}
 
 
 def load() -> dict[str, Any]:
@@ -41,8 +46,27 @@ def counts(data: dict[str, Any]) -> str:
     lines = ["| check | what a pass proves | ✓ | ✗ | ◇ | · |", "|---|---|--:|--:|--:|--:|"]
     for name in columns(data):
         found = Counter(row["results"][name]["status"] for row in data["rows"])
-        lines.append(f"| {name} | {data['checks'][name]} | " + " | ".join(str(found[status]) for status in MARKS) + " |")
+        lines.append(
+            f"| {name} | {data['checks'][name]} | " + " | ".join(str(found[status]) for status in MARKS) + " |"
+        )
     return "\n".join(lines)
+
+
+def failures(data: dict[str, Any]) -> str:
+    """A table of who fails what without a word, and who with an exception."""
+    lines = ["| check | goes wrong without a word | stops with an exception |", "|---|---|---|"]
+    for check in columns(data):
+        found = {row["method"]: row["reproducers"][check] for row in data["rows"] if check in row["reproducers"]}
+        if found:
+            silent = [name for name, made in found.items() if not made["raises"]]
+            loud = [name for name, made in found.items() if made["raises"]]
+            lines.append(f"| {check} | {_some(silent, len(data['rows']))} | {_some(loud, len(data['rows']))} |")
+    return "\n".join(lines)
+
+
+def _some(names: list[str], of: int) -> str:
+    """All of them by name, unless it is almost everyone."""
+    return ", ".join(names) if len(names) <= of / 2 else f"{len(names)} of {of}: see the table"
 
 
 def figure(value: Any) -> str:
@@ -53,7 +77,7 @@ def said(result: dict[str, Any], length: int = 220) -> str:
     """Of one cell: its figure beside its limit, and its note, which may be cut."""
     parts = []
     if result["figure"] is not None and result["limit"] is not None:
-        parts.append(f"{figure(result['figure'])} of {figure(result['limit'])}")
+        parts.append(f"{figure(result['figure'])} (limit {figure(result['limit'])})")
     parts += [result["note"]] if result["note"] else []
     text = ": ".join(parts)
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -62,15 +86,16 @@ def said(result: dict[str, Any], length: int = 220) -> str:
 def cell(row: dict[str, Any], check: str) -> str:
     result = row["results"][check]
     mark, word = MARKS[result["status"]]
-    title = html.escape(f"{row['method']}, {check}: {word}. {said(result)}")
-    inside = f'<span aria-hidden="true">{mark}</span><span class="visually-hidden">{word}</span>'
+    title = html.escape(f"{row['method']}, {check}: {word}. {said(result)}".rstrip())
+    inside = f'<span aria-hidden="true">{mark}</span><span class="sb-word">{word}</span>'
     if result["status"] in ("fail", "by design"):
-        inside = f'<a href="#{anchor(row)}">{inside}</a>'
+        inside = f'<a href="#{anchor(row, check)}">{inside}</a>'
     return f'<td class="sb-{result["status"].replace("/", "").replace(" ", "-")}" title="{title}">{inside}</td>'
 
 
-def anchor(row: dict[str, Any]) -> str:
-    return f"sb-{row['method'].replace('_', '-')}"
+def anchor(row: dict[str, Any], check: str = "") -> str:
+    """Inside the folded part: following a link to it unfolds it."""
+    return "-".join(["sb", row["method"], *filter(None, [check])]).replace("_", "-")
 
 
 def table(data: dict[str, Any]) -> str:
@@ -80,9 +105,9 @@ def table(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         kept = not any(result["status"] == "fail" for result in row["results"].values())
         head = f'<th scope="row"><a href="#{anchor(row)}">{row["method"]}</a></th>'
-        lines.append(f'<tr class="{"sb-kept" if kept else "sb-broken"}">{head}{"".join(cell(row, c) for c in shown)}</tr>')
-    options = "".join(f'<option value="{c}">{c}</option>' for c in shown)
-    del options
+        lines.append(
+            f'<tr class="{"sb-kept" if kept else "sb-broken"}">{head}{"".join(cell(row, c) for c in shown)}</tr>'
+        )
     return (
         '<div class="sb"><input type="checkbox" id="sb-only"><label for="sb-only">only failures</label>'
         '<div class="sb-scroll" role="region" aria-label="PEFT\'s methods under the contract" tabindex="0">'
@@ -99,24 +124,27 @@ def reproducers(data: dict[str, Any]) -> str:
         failed = [c for c in results if results[c]["status"] == "fail"]
         meant = [c for c in results if results[c]["status"] == "by design"]
         links = f'<a href="{row["paper"]}">paper</a>, <a href="{row["source"]}">PEFT’s code</a>'
-        head = f"<summary>{row['method']} ({len(failed)} fail{', ' + str(len(meant)) + ' by design' if meant else ''})</summary>"
-        body = [f"<p>{row['kind']}; {links}.</p>"]
+        count = f"{len(failed)} ✗" + (f", {len(meant)} ◇" if meant else "")
+        head = f"<summary>{row['method']} ({count})</summary>"
+        body = [f'<p id="{anchor(row)}">{row["kind"]}; {links}.</p>']
         for check in meant:
             quote = row["quotes"][check]
             body.append(
-                f"<p><b>{check}</b>, by design: <q>{html.escape(quote['words'])}</q> "
+                f'<p id="{anchor(row, check)}"><b>{check}</b>, by design: '
+                f"<q>{html.escape(quote['words'])}</q> "
                 f'(<a href="{quote["link"]}">source</a>). {html.escape(said(without_quote(results[check])))}</p>'
             )
         for check in failed:
             made = row["reproducers"][check]
             what = "raises" if made["raises"] else "prints"
             body.append(
-                f"<p><b>{check}</b>: {html.escape(said(results[check]))}</p>"
+                f'<p id="{anchor(row, check)}"><b>{check}</b>: '
+                f"{html.escape(said(results[check]))}</p>"
                 f'<pre tabindex="0"><code>{html.escape(made["code"])}# {what} {html.escape(made["shown"])}</code></pre>'
             )
         if not failed and not meant:
             body.append("<p>It keeps all of the contract that applies to it.</p>")
-        parts.append(f'<details id="{anchor(row)}">{head}{"".join(body)}</details>')
+        parts.append(f"<details>{head}{''.join(body)}</details>")
     return f'<div class="sb-shown">{"".join(parts)}</div>'
 
 
@@ -129,22 +157,25 @@ def excluded(data: dict[str, Any]) -> str:
     return "\n".join(f"- `{name}`: {why}." for name, why in data["excluded"].items())
 
 
+MARKDOWN = {"source": source, "counts": counts, "failures": failures, "excluded": excluded}
+HTML = {"table": table, "reproducers": reproducers}
+
+
 class Scoreboard(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        data, part = load(), self.arguments[0]
         self.env.note_dependency(str(DATA))
-        if part in ("table", "reproducers"):
-            return [nodes.raw("", {"table": table, "reproducers": reproducers}[part](data), format="html")]
-        if part not in ("source", "counts", "excluded"):
-            raise self.error(f"there is no part {part!r} of the scoreboard")
-        text = {"source": source, "counts": counts, "excluded": excluded}[part](data)
-        node = nodes.container()
-        self.state.nested_parse(StringList(text.splitlines(), source=str(DATA)), self.content_offset, node)
-        return node.children
+        data, part = load(), self.arguments[0]
+        if part in HTML:
+            return [nodes.raw("", HTML[part](data), format="html")]
+        if part not in MARKDOWN:
+            raise self.error(f"there is no part {part!r}: it is {', '.join([*MARKDOWN, *HTML])}")
+        box = nodes.container()
+        self.state.nested_parse(StringList(MARKDOWN[part](data).splitlines(), str(DATA)), 0, box)
+        return [box]
 
 
 def setup(app) -> dict[str, Any]:
     app.add_directive("scoreboard", Scoreboard)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -139,6 +139,6 @@ function tellCosts(s, label, { bytesKept, products, frozen, kept, at, known }) {
   const theirs = known ? ` PEFT keeps ${inBytes(there)}${more}; ${part("peft")}.` : "";
   const work = products.adapterlab[s.variant] === 0
     ? " It multiplies no matrices beside the layer's."
-    : ` A step multiplies ${share("adapterlab")} beside the frozen layer's${known ? `, PEFT's ${share("peft")}` : ""}.`;
+    : ` A step adds ${share("adapterlab")} to the frozen layer's multiply-adds${known ? `; PEFT's adds ${share("peft")}` : ""}.`;
   return `${label} keeps ${inBytes(here)}; ${part("adapterlab")}.${theirs}${work}`;
 }
