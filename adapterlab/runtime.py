@@ -358,9 +358,9 @@ def _merged(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     with full_precision(layer.weight.device):
         factors = adapter.variant.low_rank(adapter, layer)
         if factors is not None:  # W + B A is one pass over W where the equation may take several
-            W = dense_weight(layer)
+            W, b = dense_weight(layer), layer.bias
             A, B = (t.to(arithmetic_dtype(W.dtype, t.dtype)) for t in factors)
-            return torch.addmm(W.to(B.dtype), B, A).to(dtype), None if layer.bias is None else layer.bias.detach().clone()
+            return torch.addmm(W.to(B.dtype), B, A).to(dtype), None if b is None else b.detach().clone()
     W, b = effective_weight(layer)
     return W.to(dtype), None if b is None else b.to(layer.bias.dtype, copy=True)
 
