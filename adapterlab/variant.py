@@ -133,7 +133,10 @@ class Variant(ABC):
         """Fill what starts from the base weight, at attach. `load` never calls it."""
 
     def derive(self, p, layer: nn.Module) -> dict[str, Tensor]:
-        """Tensors that follow from the base weight and are not saved; made again when the weight changes."""
+        """Tensors that follow from the base weight and are not saved; made again when the weight changes.
+
+        `prepare` finds them in `p`. `effective_weight` does not: it is handed what is saved and nothing else.
+        """
         return {}
 
     def group_init(self, layers: MutableMapping[str, nn.Module], batches: Iterable[Mapping[str, Tensor]]) -> None:
