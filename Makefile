@@ -30,7 +30,7 @@ test: $(READY) ## Run every check and every test, the notebooks' outputs include
 test-full: $(READY) ## The same with every combination of variant, base and colour scheme
 	@$(BIN)/python -m pytest --nbval --full -n 3 --dist loadscope --no-loadscope-reorder
 
-mutants: $(MUTANTS) ## Mutation testing of variants/ and runtime.py, half an hour (ARGS="--jobs 2", ARGS="--sample 100")
+mutants: $(MUTANTS) ## Mutation testing of variants/ and runtime.py, a quarter of an hour (ARGS="--jobs 2", ARGS="--sample 100")
 	@PYTHONHASHSEED=0 $(BIN)/python tests/mutants.py $(ARGS)
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)

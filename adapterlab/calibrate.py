@@ -145,7 +145,8 @@ class Moments:
         # What the sums' rounding left explains nothing: inputs that are all alike have no variance.
         rounding = max(self.tokens, len(gram)) * torch.finfo(gram.dtype).eps * self.gram.trace()
         squares = torch.where(squares > rounding, squares, 0)
-        return vectors.t(), squares / gram.trace().clamp(min=rounding)
+        whole = gram.trace().clamp(min=rounding).clamp(min=torch.finfo(gram.dtype).tiny)  # inputs may all be zero
+        return vectors.t(), squares / whole
 
 
 def second_moments(paths: Iterable[str], batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Moments]:

@@ -213,6 +213,8 @@ def test_r_must_be_a_multiple_of_the_block(basis):
     [{"r": 0}, {"block_size": 1}, {"block_size": 2.0}, {"block_size": True}, {"max_angle": 0.0}, {"max_angle": math.pi}]
     + [
         {"max_angle": math.nan},
+        {"max_angle": -0.5},
+        {"max_angle": 4.0},
         {"max_angle": "0.5"},
         {"max_angle": True},
         {"rotate_basis": "W"},
@@ -226,6 +228,12 @@ def test_fields_out_of_bounds_are_refused(fields):
 
 
 # ---- the coefficient -------------------------------------------------------------------------------
+
+
+def test_the_coefficient_of_a_bare_layer():
+    adapter = al.attach(linear(12, 20), variant())
+    adapter.coefficient = -0.5
+    assert adapter.coefficient == -0.5
 
 
 @each_basis

@@ -20,6 +20,12 @@ def run(*words):
     return main(["check", *map(str, words)])
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Tables are wrapped at the terminal's width, and these tests read lines."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An empty current folder; modules imported from it are forgotten."""

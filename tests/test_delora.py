@@ -92,6 +92,12 @@ def test_a_direction_without_length_adds_nothing():
     assert relative(*changed) < 1e-12
 
 
+def test_the_weights_norm_is_never_stored_below_float32():
+    layer = linear(12, 20, dtype=torch.float32)
+    al.attach(layer, al.DeLoRA(r=4), dtype=torch.bfloat16)
+    assert relative(layer.adapter.lora_wnorm, layer.weight.norm(dim=0)) < 1e-6
+
+
 @NORMS
 def test_the_weights_norm(norm):
     layer = linear(12, 20)

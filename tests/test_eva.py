@@ -216,6 +216,21 @@ def test_a_layer_left_without_rank_is_no_target(redistributed):
     assert len({len(p) for name, p in adapter.named_parameters() if name.endswith("lora_A")}) > 1
 
 
+def test_a_layer_left_without_rank_does_not_stop_the_next():
+    class ZeroFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.zero, self.full = (linear(D_IN, 10, dtype=torch.float32, seed=i) for i in range(2))
+
+        def forward(self, x):
+            return self.zero(x * 0) + self.full(x)
+
+    model, x = ZeroFirst(), rows(seed=0)
+    adapter = al.attach(model, al.EVA(r=2, alpha=6, rho=2.0), calibration_data=[x])
+    assert adapter.targets == ("full",)
+    assert largest_angle(model.full.adapter.lora_A, exact(x, 4, center=False)) < 1e-3
+
+
 def test_save_and_load_keep_ranks_and_bits_and_need_no_data(redistributed, tmp_path):
     model, adapter = redistributed
     fresh = copy.deepcopy(model)
@@ -447,7 +462,7 @@ def test_a_batch_that_is_not_finite(bad, center):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"rho": 0.9}, {"rho": math.inf}, {"rho": math.nan}, {"rho": "2"}, {"rho": True}, {"center": 1}]
+    "fields", [{"rho": 0.9}, {"rho": float("inf")}, {"rho": math.nan}, {"rho": "2"}, {"rho": True}, {"center": 1}]
 )
 def test_fields_that_make_no_sense(fields):
     (name,) = fields

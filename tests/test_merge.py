@@ -29,6 +29,16 @@ def test_merge_equals_the_hook(variant, bias, dtype):
 
 @each_variant
 @pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
+def test_merge_computes_in_float32_whatever_the_adapter_is_stored_in(variant, dtype):
+    layer = linear(12, 8, dtype=torch.float32)
+    far_from_start(attach(layer, variant, dtype=dtype))
+    W, b = al.effective_weight(layer)
+    al.merge(layer)
+    assert relative(layer.weight, W) < 5e-6 and relative(layer.bias, b) < 5e-6
+
+
+@each_variant
+@pytest.mark.parametrize("dtype", LOW_PRECISION, ids=str)
 def test_merge_rounds_once(variant, dtype):
     layer = linear(12, 8, dtype=dtype)
     far_from_start(attach(layer, variant))
@@ -78,8 +88,8 @@ def test_afterwards_it_is_a_plain_layer(variant, dtype):
 @each_variant
 @pytest.mark.parametrize(
     "room, times",
-    [(0, 4), (12 * 20 * 4, 3), (runtime.KEPT_WHILE_MERGING, 2)],
-    ids=["none kept", "one kept", "both kept"],
+    [(0, 4), (12 * 20 * 4, 3), (20 * 8 * 4, 3), (runtime.KEPT_WHILE_MERGING, 2)],
+    ids=["none kept", "first kept", "second kept", "both kept"],
 )
 def test_merge_is_the_same_however_many_layers_are_kept_meanwhile(variant, room, times, monkeypatch):
     model = small_model()
@@ -189,6 +199,14 @@ def test_a_merged_weight_that_overflows_the_base_dtype_is_refused():
     assert al.effective_weight(model[2])[0].isfinite().all()
     with unchanged(model), pytest.raises(ValueError, match="'2' is not finite in torch.float16"):
         al.merge(model)
+
+
+def test_a_layer_without_outputs_is_merged_too():
+    layer = nn.Linear(4, 3)
+    layer.out_features, layer.weight, layer.bias = 0, nn.Parameter(torch.empty(0, 4)), nn.Parameter(torch.empty(0))
+    attach(layer, al.IA3())
+    al.merge(layer)
+    assert layer.weight.shape == (0, 4) and not hasattr(layer, "adapter")
 
 
 def test_dequantize_is_given_by_name():

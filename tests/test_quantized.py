@@ -249,6 +249,7 @@ def test_merge_needs_to_be_told_to_dequantise(variant, kind):
     al.merge(model, dequantize=True)
     assert type(model[0]) is nn.Linear and storage(model[0]) == "dense" and not hasattr(model[0], "adapter")
     assert relative(model[0].weight, W) < 1e-6 and torch.equal(model[0].bias, b)
+    assert not any(p.requires_grad for p in model.parameters())
     assert relative(model(x), y) < tolerance(kind, 1e-5)
 
 
@@ -258,6 +259,14 @@ def test_merge_keeps_the_mode(training):
     al.attach(model, al.LoRA(r=4))
     al.merge(model, dequantize=True)
     assert model[0].training is training
+
+
+def test_merge_adds_no_bias():
+    model = nn.Sequential(quantized("nf4"))
+    model[0].bias = None
+    al.attach(model, al.LoRA(r=4))
+    al.merge(model, dequantize=True)
+    assert type(model[0]) is nn.Linear and model[0].bias is None
 
 
 def test_merge_cannot_replace_a_bare_layer():
@@ -312,6 +321,18 @@ def test_the_switch_stays_as_it_was_where_attach_fails(kind, monkeypatch):
         with pytest.raises(ValueError):
             al.attach(layer, variant, calibration_data=data)
         assert layer.support_avx512bf16_for_cpu is True
+
+
+def test_the_switch_stays_as_it_was_where_attach_is_interrupted(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    layer = quantized("nf4")
+    layer.support_avx512bf16_for_cpu = True
+    monkeypatch.setattr(layer, "register_forward_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        al.attach(layer, al.LoRA(r=4))
+    assert layer.support_avx512bf16_for_cpu is True
 
 
 def test_the_switch_returns_with_the_last_adapter():

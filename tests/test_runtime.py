@@ -348,6 +348,9 @@ def test_another_root_is_refused_before_anything_changes(tmp_path):
         with unchanged(model), pytest.raises(ValueError, match="'0'.*adapted as '0.0'"):
             act()
     adapter.detach()
+    attach(part, al.LoRA(r=2), targets="0")
+    with unchanged(model), pytest.raises(ValueError, match="'0.0'.*adapted as '0'"):
+        al.detach(model)
 
 
 def test_what_was_compiled_is_forgotten_when_hooks_come_and_when_they_go(monkeypatch):

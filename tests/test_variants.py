@@ -372,6 +372,22 @@ def test_a_zero_row_keeps_its_output_and_has_finite_gradients(base):
     assert al.effective_weight(layer)[0][3].abs().max() > 0  # first B has moved, then m: the row is not dead
 
 
+def test_a_zero_rows_gradient_is_loras():
+    """It stays as it is: its factor is 1, on the fast path and in the equation."""
+    x, found = randn(6, 12, seed=1), []
+    for variant in (DORA, al.LoRA(r=4, alpha=6)):
+        for path in (lambda layer: layer(x), lambda layer: F.linear(x, *al.effective_weight(layer))):
+            layer, _ = attached(variant, 12, 20, far=False)
+            with torch.no_grad():
+                layer.weight[3] = 0
+                layer.adapter.lora_A.copy_(randn(4, 12, seed=2))
+                if variant is DORA:
+                    layer.adapter.derive(layer)
+            path(layer).square().sum().backward()
+            found.append(layer.adapter.lora_B.grad[3])
+    assert found[0].norm() > 0.1 and all(relative(grad, found[-1]) < 1e-9 for grad in found)
+
+
 def test_a_row_that_has_lost_its_direction_while_the_others_train_keeps_its_bias():
     layer, _ = attached(DORA)
     with torch.no_grad():

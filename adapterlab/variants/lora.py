@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..ops import add_low_rank
+from ..ops import add_low_rank, arithmetic_dtype
 from ..variant import ParamSpec, Variant, check_alpha, check_fits, check_rank, kaiming, register, scaling
 
 
@@ -54,4 +54,4 @@ class LoRA(Variant):
 
     def low_rank(self, p, layer):
         A, B, s = self.prepare(p, layer)
-        return A, s * B
+        return A, s * B.to(arithmetic_dtype(B.dtype))
