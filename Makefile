@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-full mutants notebooks serve lint clean setup
+.PHONY: help book test test-full mutants notebooks repository serve lint clean setup
 .DELETE_ON_ERROR:
 
 help: ## List the commands
@@ -35,6 +35,9 @@ mutants: $(MUTANTS) ## Mutation testing of variants/ and runtime.py, a quarter o
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)
 	@$(BIN)/python book/_tools/execute.py
+
+repository: $(READY) ## Write the public address wherever it stands (URL=https://github.com/OWNER/NAME, or URL=none)
+	@$(BIN)/python book/_tools/repository.py $(URL)
 
 serve: $(READY) ## Serve the built book on this machine
 	@$(BIN)/python book/_tools/serve.py
