@@ -20,8 +20,8 @@ OWN = __name__.rpartition(".")[0]  # adapterlab.kit.grade
 class Lab:
     """The answers of one lab, and their graders.
 
-    An answer is empty as long as a `...` is left in it. The solution stands in for an empty one, so that Run All reaches
-    the end; it never takes the place of an answer of the reader's own.
+    An answer is empty as long as a `...` is left in it. The solution stands in for an empty one, so that Run All
+    reaches the end; it never takes the place of an answer of the reader's own.
 
     Args:
         name: of the lab's module of graders: "lab1_broken_loras" and so on.
