@@ -20,7 +20,7 @@ def relative(seen: Any, right: Tensor) -> float:
 def figure(miss: float) -> str:
     """A miss in two digits; what is left to rounding differs between processors and is not told."""
     if miss != miss or miss == float("inf"):
-        return "without bound"
+        return "beyond measure"
     return "rounding" if miss < NOTHING else f"{miss:.2g}"
 
 
@@ -32,6 +32,13 @@ def describe(value: Any) -> str:
     if value.numel() == 1 and not bad:
         return f"{value.item():.3g}"
     return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}{bad}"
+
+
+def compared(seen: Any, right: Tensor) -> str:
+    """What was seen beside what is right, in a few words: its miss, or why the two cannot be compared."""
+    if isinstance(seen, Tensor) and seen.shape == right.shape and seen.isfinite().all():
+        return f"{describe(seen)}, off by {figure(relative(seen, right))} of its norm"
+    return f"{describe(seen)}, where {describe(right)} belongs"
 
 
 def isolate(miss: Callable[..., float], changes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -48,6 +55,8 @@ def isolate(miss: Callable[..., float], changes: Mapping[str, Mapping[str, Any]]
     if cured is not None:
         return f"I {cured}, and the miss fell from {figure(plain)} to {figure(found[cured])}."
     name = min(found, key=found.get)
+    if found[name] == plain == float("inf"):
+        return f"I {name}, and there was still nothing to compare."
     return f"I {name}, and the miss went from {figure(plain)} to {figure(found[name])}: it is not that alone."
 
 

@@ -117,32 +117,44 @@ class Lab:
 
 
 def judged(grader: Callable[[Any], Verdict], answer: Any, whose: str = "yours") -> Verdict:
-    """The verdict on an answer; the random state, the threads' and autograd's are as they were, whatever it does."""
+    """The verdict on an answer. The random state is as it was, whatever the answer does."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(0)
-            verdict = grader(answer)
+        verdict = _seeded(grader, answer)
     except Exception as error:
-        found = raised(error, answer)
-        if found is None:
+        line = line_of(answer, error)
+        if line is None:
             raise  # a fault of the grader's
-        verdict = found
+        verdict = _raised(grader, answer, error, line)
     return replace(verdict, whose=whose)
 
 
-def raised(error: Exception, answer: Any) -> Verdict | None:
-    """The verdict on an answer that raised; None if it was not the answer that did."""
+def _seeded(grader: Callable[[Any], Verdict], answer: Any) -> Verdict:
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        return grader(answer)
+
+
+def line_of(answer: Any, error: Exception) -> str | None:
+    """The line of the answer that the error came out of; None if it did not come out of the answer."""
     files = {function.__code__.co_filename for function in functions(answer)}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    if not frames:
-        return None
-    where = f" at its line `{frames[-1].line}`" if frames[-1].line else ""
+    return (frames[-1].line or "") if frames else None
+
+
+def _raised(grader: Callable[[Any], Verdict], answer: Any, error: Exception, line: str) -> Verdict:
+    try:
+        _seeded(grader, answer)
+        again = "it did not stop"
+    except Exception as second:
+        same = line_of(answer, second) == line
+        again = "it stopped at the same place" if same else "it stopped at another place"
+    where = f" at its line `{line}`" if line else ""
     said = str(error).splitlines()[0] if str(error) else "no message"
     return wrong(
         tried="I called it with arguments of the kind that its docstring names.",
         saw=f"it raised {type(error).__name__}{where}: {said}",
         expected="a result.",
-        experiment="I called it once more with the same arguments, and it stopped at the same place.",
+        experiment=f"I called it once more with the same arguments, and {again}.",
         question="What are the shapes and types of what meets in that line?",
         more=(
             "Call it yourself in a new cell, with small tensors of the shapes that the docstring names.",
