@@ -136,9 +136,12 @@ def _seeded(grader: Callable[[Any], Verdict], answer: Any) -> Verdict:
 
 def line_of(answer: Any, error: Exception) -> str | None:
     """The line of the answer that the error came out of; None if it did not come out of the answer."""
-    files = {function.__code__.co_filename for function in functions(answer)}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    return (frames[-1].line or "") if frames else None
+    own = {function.__code__ for function in functions(answer)}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not any(frame.f_code in own for frame in frames):
+        return None
+    files = {code.co_filename for code in own}  # the line may be in a helper beside it
+    return next(f.line or "" for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files)
 
 
 def _raised(grader: Callable[[Any], Verdict], answer: Any, error: Exception, line: str) -> Verdict:
