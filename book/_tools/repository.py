@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from paths import ROOT
 
 TITLE = "# @title On Colab: install the package"
-METADATA = {"cellView": "form", "tags": ["hide-cell"]}
+METADATA = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["hide-cell"]}  # folded: Colab, Lab, book
 UNSET = "none"
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.{1,2}$)[\w.-]{1,100})", re.ASCII)
 CONFIGURED = re.compile(r"(?m)^(repository:\n(?:  .*\n)*?  url:).*$()")
