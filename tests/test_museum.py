@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 import adapterlab as al
 from adapterlab import museum
 from adapterlab.kit import style
-from adapterlab.museum import EXHIBITS, ROOMS, SYMPTOMS, elsewhere
+from adapterlab.museum import EXHIBITS, ROOMS, SYMPTOMS, elsewhere, repacking
 from adapterlab.museum.exhibit import made
 from paths import ROOT
 
@@ -126,34 +127,42 @@ def test_a_file_of_a_broken_variant_is_refused_outside(tmp_path):
 # ---- simulations ----------------------------------------------------------------------------------
 
 
-def test_repacking_is_simulated_as_it_really_is(monkeypatch):
-    """After a forward in eval mode the layer has no backward pass, its output is what it was, its bytes are not.
-    (With a bias the real one raises in training, from an addition in place.)"""
+@pytest.mark.parametrize("bias", [False, True])
+def test_repacking_is_simulated_as_it_really_is(monkeypatch, bias):
+    """After a forward in eval mode: its bytes, its output, where gradients end, and the error that a bias raises."""
     import bitsandbytes
 
     seen = {}
-    for kind, instruction in {"real": None, "simulated": False}.items():
-        if instruction is None and not bitsandbytes.functional.has_avx512bf16():
+    for kind in ("real", "simulated"):
+        if kind == "real" and not repacking.is_real():
             continue
-        if instruction is not None:
-            monkeypatch.setattr(bitsandbytes.functional, "has_avx512bf16", lambda: False)
+        if kind == "simulated":
+            monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
         torch.manual_seed(0)
-        with elsewhere.repacking():
-            layer = bitsandbytes.nn.Linear4bit(64, 96, bias=False, quant_type="nf4", compute_dtype=torch.float32)
-            if instruction is not None:
-                layer.support_avx512bf16_for_cpu = False
+        with repacking.repacking():
+            assert repacking.is_real() == (kind == "real")
+            layer = bitsandbytes.nn.Linear4bit(64, 96, bias=bias, quant_type="nf4", compute_dtype=torch.float32)
             layer = layer.to("cpu").requires_grad_(False)
-            x, packed = torch.randn(5, 64), layer.weight.data.clone()
+            x, packed = torch.randn(2, 5, 64), layer.weight.data.clone()
             y = layer.train()(x)
             assert torch.equal(layer.weight.data, packed)
             with torch.no_grad():
                 again = layer.eval()(x)
             assert (again - y).norm() < 0.02 * y.norm()
-            assert layer.weight.data.shape != packed.shape or not torch.equal(layer.weight.data, packed)
-            leaf = x.requires_grad_()
-            (later,) = torch.autograd.grad(layer.train()(leaf * 1).square().sum() + 0 * leaf.sum(), leaf)
-            seen[kind] = later.abs().max().item()
-    assert "simulated" in seen and set(seen.values()) == {0.0}
+            leaf = x.clone().requires_grad_()
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                try:
+                    layer.train()(leaf).square().sum().backward()
+                    error = None
+                except RuntimeError as raised:
+                    error = str(raised)
+            assert leaf.grad is None and (error is not None) == bias
+            warned = [str(w.message).partition(": ")[2] for w in told]
+            seen[kind] = layer.weight.data.tolist(), layer.weight.quant_state.absmax.tolist(), error, warned
+        if kind == "simulated":
+            assert not bitsandbytes.nn.Linear4bit(64, 96).support_avx512bf16_for_cpu
+    assert len({str(facts) for facts in seen.values()}) == 1 and "simulated" in seen
 
 
 def test_offloading_a_child_module_changes_nothing_and_parameters_on_the_layer_do():

@@ -1,16 +1,15 @@
 """Sixth room: right on the machine where it was tested."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .. import runtime
 from ..variant import kaiming
 from ..variants import HRA, DoRA, LoRA
-from ..weights import dense_weight
 from .exhibit import Excerpt, Exhibit, broken, replaced
+from .repacking import repacking
 
 ROOM = "Elsewhere"
 
@@ -26,39 +25,11 @@ def does_not_stop(model):
     return {}
 
 
-def repacks(self, x):
-    """bitsandbytes' Linear4bit.forward, as it is on a CPU with AVX512-BF16."""
-    if not hasattr(self, "kernel") and not self.training and not x.requires_grad:  # the first forward in eval mode
-        self.kernel = dense_weight(self)
-        self.weight.data = self.weight.data.flip(0)  # the kernel's layout: to any other reader, garbage
-    if hasattr(self, "kernel"):
-        with torch.no_grad():  # it has no backward pass
-            return F.linear(x, self.kernel.to(x.dtype), self.bias)
-    return type(self).usual_forward(self, x)
-
-
 @contextmanager
-def repacking():
-    """bitsandbytes left to itself; where the processor never repacks, it is made to."""
-    import bitsandbytes
-
-    with ExitStack() as stack:
-        stack.enter_context(replaced(runtime, "stop_repacking", does_not_stop))
-        if not bitsandbytes.functional.has_avx512bf16():
-            stack.enter_context(simulated_repacking())
+def repacking_unstopped():
+    """bitsandbytes left to itself."""
+    with replaced(runtime, "stop_repacking", does_not_stop), repacking():
         yield
-
-
-@contextmanager
-def simulated_repacking():
-    from bitsandbytes.nn import Linear4bit
-
-    Linear4bit.usual_forward = Linear4bit.forward
-    try:
-        with replaced(Linear4bit, "forward", repacks):
-            yield
-    finally:
-        del Linear4bit.usual_forward
 
 
 @broken
@@ -150,9 +121,9 @@ EXHIBITS = [
         caught_by=("quantised",),
         fix="Switch it off while an adapter is on, and undo it where it has happened.",
         source="bitsandbytes 0.50.2 on CPUs with AVX512-BF16, measured.",
-        patch=repacking,
-        simulated="On a CPU without AVX512-BF16 the repacking is simulated: the layer keeps a copy for its kernel, "
-        "which has no backward pass, and turns its bytes round. (With a bias the real one raises in training.)",
+        patch=repacking_unstopped,
+        simulated="On a CPU without AVX512-BF16 the repacking is simulated: bitsandbytes' own, switched on, and a "
+        "kernel that has no backward pass, as the real one has none.",
     ),
     Exhibit(
         24,
