@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-full mutants notebooks repository serve lint clean setup
+.PHONY: help book test test-full mutants lab notebooks repository serve lint clean setup
 .DELETE_ON_ERROR:
 
 help: ## List the commands
@@ -32,6 +32,13 @@ test-full: $(READY) ## The same with every combination of variant, base and colo
 
 mutants: $(MUTANTS) ## Mutation testing of variants/ and runtime.py, a quarter of an hour (ARGS="--jobs 2", ARGS="--sample 100")
 	@PYTHONHASHSEED=0 $(BIN)/python tests/mutants.py $(ARGS)
+
+# Without a lab there is nothing to set up for.
+LAB = $(wildcard labs/lab$(N)_*.ipynb)
+lab: export HF_HUB_OFFLINE := 0
+lab: $(if $(LAB),$(READY)) ## Open a lab in JupyterLab: make lab N=3 opens the third (ARGS="--no-browser" shows its address)
+	@test -n "$(LAB)" || { echo "Which lab? \`make lab N=3\` opens the third, and N is the number of one of:"; ls labs/*.ipynb; exit 1; }
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. $(LAB) $(ARGS)
 
 notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also the cells whose results vary)
 	@$(BIN)/python book/_tools/execute.py
@@ -59,7 +66,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv; this takes a minute or two."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch || { echo "PyTorch could not be installed; pip's message above says why."; exit 1; }
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kit,quant,peft,book,test]' || { echo "The environment could not be set up; pip's message above says why."; exit 1; }
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kit,quant,peft,lab,book,test]' || { echo "The environment could not be set up; pip's message above says why."; exit 1; }
 	@touch $(READY)
 
 # What only `make mutants` needs.
