@@ -84,8 +84,8 @@ def answer(model, tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_token
 
 
 @torch.no_grad()
-def evaluate(model, tokenizer, task: str, n: int = 256) -> dict[str, float | None]:
-    """Score a skill, task or prose on n held-out examples, in eval mode.
+def evaluate(model, tokenizer, task: str | tasks.Task | tasks.Text, n: int = 256) -> dict[str, float | None]:
+    """Score a skill, task or prose, by name or one of your own, on n held-out examples, in eval mode.
 
     Returns:
         {"loss": nats per labelled token, "exact_match": share of answers right to the last token, None for prose}

@@ -170,8 +170,10 @@ TASKS = _index(
 PROSE = _index(Text("jargon", "the Jargon File, which the base model was pretrained on"))
 
 
-def get(name: str) -> Task | Text:
-    """The skill, task or prose of that name. Raises ValueError that lists the names there are."""
+def get(name: str | Task | Text) -> Task | Text:
+    """The skill, task or prose of that name, or the one given. Raises ValueError that lists the names there are."""
+    if isinstance(name, (Task, Text)):
+        return name
     known = TASKS | SKILLS | PROSE
     if name not in known:
         raise ValueError(f"no task {name!r}: choose one of {', '.join(known)}")

@@ -43,7 +43,7 @@ class Run:
 def train(
     model,
     tokenizer,
-    task: str = "add_rev",
+    task: str | tasks.Task | tasks.Text = "add_rev",
     *,
     steps: int = 100,
     lr: float = 5e-3,
@@ -63,7 +63,7 @@ def train(
     The model's train or eval mode is as it was afterwards.
 
     Args:
-        task: a name from `tasks.TASKS`, `SKILLS` or `PROSE`.
+        task: a name from `tasks.TASKS`, `SKILLS` or `PROSE`, or a task of your own.
         lr: peak learning rate.
         evaluate_every: steps between two scores on held-out examples.
         label: the run's name in the picture; default the adapter's variant, or "full".
@@ -82,7 +82,7 @@ def train(
         raise ValueError("no parameter requires a gradient: attach an adapter, or model.requires_grad_(True)")
     if steps < 1:
         raise ValueError(f"steps = {steps}: at least one is needed")
-    run = Run(task, label or _label(model), steps, lr, seed)
+    run = Run(found.name, label or _label(model), steps, lr, seed)
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)) * (1 - step / steps)
@@ -92,7 +92,7 @@ def train(
     tracer = Tracer(model, tokenizer, *trace) if trace else None
     run.trace = tracer.trace if tracer else None
     with _live_curve(run, ghosts, live) as curve:
-        _score(run, model, tokenizer, 0)
+        _score(run, model, tokenizer, found, 0)
         model.train()
         try:
             for step, batch in enumerate(batches.training(found, tokenizer, steps, batch_size, seed)):
@@ -113,7 +113,7 @@ def train(
                 optimizer.zero_grad()
                 run.losses.append(loss.item())
                 if (step + 1) % evaluate_every == 0 or step + 1 == steps:
-                    _score(run, model, tokenizer, step + 1)
+                    _score(run, model, tokenizer, found, step + 1)
                 if tracer and step + 1 == steps:
                     tracer.look(steps, last=True)
                 curve.draw()
@@ -130,8 +130,8 @@ def _live_curve(run: Run, ghosts: Sequence[Run], live: bool) -> LiveCurve:
     return LiveCurve(run, ghosts, live)
 
 
-def _score(run: Run, model, tokenizer, step: int) -> None:
-    seen = evaluate(model, tokenizer, run.task)
+def _score(run: Run, model, tokenizer, task: tasks.Task | tasks.Text, step: int) -> None:
+    seen = evaluate(model, tokenizer, task)
     run.evaluations.append((step, seen["exact_match"], seen["loss"]))
 
 
