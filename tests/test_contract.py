@@ -623,6 +623,13 @@ def test_a_report_reads_as_a_table_as_json_and_as_an_assertion():
     check(al.LoRA(), only="dense").raise_if_failed()
 
 
+def test_an_address_stays_whole_in_a_table():
+    address = "https://example.org/a-path/that-is-longer/than-the-column-it-stands-in.py"
+    note = f"its source says so ({address}). And more"
+    table = al.contract.Report("x", {"ranks": al.contract.Result("ranks", "fail", note=note)}).table(width=80)
+    assert address in table
+
+
 def test_a_notebook_shows_a_report_as_markdown():
     results = {
         "dense": al.contract.Result("dense", "fail", 0.5, 1e-9, "lora_A | <b> at\n2"),

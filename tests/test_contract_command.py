@@ -180,6 +180,16 @@ def test_a_trained_adapter_from_its_folder_alone(kind, tmp_path, capsys):
     assert "judged on model.layers.0." in capsys.readouterr().out
 
 
+def test_what_bitsandbytes_does_to_weights_on_some_processors_is_not_held_against_a_folder(tmp_path, capsys):
+    from adapterlab.museum.repacking import repacking
+
+    wide = torch.nn.Sequential(torch.nn.Linear(64, 128))
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["0"], init_lora_weights=False)
+    peft.get_peft_model(wide, config).save_pretrained(tmp_path)
+    with repacking():
+        assert run(tmp_path, "--only", "quantised") == 0, capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["lora", "ia3", "loha"])
 def test_a_trained_adapter_on_its_base(kind, tmp_path, capsys):
     tiny_llama().save_pretrained(tmp_path / "base")

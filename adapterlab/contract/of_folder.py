@@ -11,7 +11,7 @@ from ..files import AdapterFileError, read
 from ..peft import CONFIG, PREFIX, TENSORS, _pattern_value, _peft
 from .bases import Net, linear
 from .finding import Broken, Finding
-from .of_peft import OfPeft, OnPeft, of_config
+from .of_peft import OfPeft, OnPeft, do_not_repack, of_config
 from .subject import NotApplicable
 
 TRAINED = "it is trained: it does not start here"
@@ -74,6 +74,7 @@ class OfFolder(OfPeft):
         return Net(layer).eval()
 
     def _put_on(self, base, dtype, data):
+        do_not_repack(base)
         layer = base.proj
         path = self.chosen.get((layer.in_features, layer.out_features))
         if path is None:

@@ -36,6 +36,13 @@ class Sequences(nn.Module):
         return self.wrapped(x[None])[0] if x.dim() == 2 else self.wrapped(x)
 
 
+def do_not_repack(base: nn.Module) -> None:
+    """What bitsandbytes does to 4-bit weights on some processors is not PEFT's doing, nor on every machine."""
+    for layer in base.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
 class OnPeft(On):
     def __init__(self, base: nn.Module, wrapped: nn.Module, method: Method):
         self.base, self.wrapped, self.method = base, wrapped, method
@@ -127,9 +134,7 @@ class OfPeft(Subject):
         return randn(n, width, seed=seed, dtype=dtype)
 
     def _put_on(self, base, dtype, data):
-        for layer in base.modules():  # what bitsandbytes does to 4-bit weights on some processors is not PEFT's doing
-            if hasattr(layer, "support_avx512bf16_for_cpu"):
-                layer.support_avx512bf16_for_cpu = False
+        do_not_repack(base)
         wide = next(base.parameters()).dtype == torch.float64 and self.method.widens
         if wide:
             base.float()

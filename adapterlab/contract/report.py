@@ -116,7 +116,9 @@ class Report(Mapping):
                 f"{number(result.figure):>9}",
                 f"{'' if result.limit is None else '<= ' + number(result.limit):10}",
             ]
-            note = textwrap.wrap(result.note, max(24, width - head - 2)) or [""]
+            # Addresses stay whole: somebody will want to follow them.
+            whole = {"break_long_words": False, "break_on_hyphens": False}
+            note = textwrap.wrap(result.note, max(24, width - head - 2), **whole) or [""]
             lines.append("  ".join([*cells, note[0]]).rstrip())
             lines += [" " * (head + 2) + more for more in note[1:]]
         return "\n".join([*lines, f"  {self.counts()}"])

@@ -207,7 +207,8 @@ def parameters(subject: Subject) -> Finding:
         p.copy_(kept)
     if idle:
         raise Broken(f"{', '.join(idle)}: another value changes no output", float(len(idle)), 0.0)
-    return Finding(0.0, 0.0, f"{len(on.parameters())} tensors in turn")
+    k = len(on.parameters())
+    return Finding(0.0, 0.0, f"{k} tensors in turn" if k > 1 else "one tensor")
 
 
 # ---- eval mode ------------------------------------------------------------------------------------
