@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-full mutants lab notebooks repository serve lint clean setup
+.PHONY: help book test test-full mutants lab notebooks repository colab-check serve lint clean setup
 .DELETE_ON_ERROR:
 
 help: ## List the commands
@@ -45,6 +45,9 @@ notebooks: $(READY) ## Execute the notebooks again, in place (REFRESH=1: also th
 
 repository: $(READY) ## Write the public address wherever it stands (URL=https://github.com/OWNER/NAME, or URL=none)
 	@$(BIN)/python book/_tools/repository.py $(URL)
+
+colab-check: $(READY) ## Run the labs in Colab's public runtime image (needs docker and a network)
+	@$(BIN)/python book/_tools/colab_check.py
 
 serve: $(READY) ## Serve the built book on this machine
 	@$(BIN)/python book/_tools/serve.py
