@@ -1,1 +1,27 @@
-"""Nine on one task within a budget: the rows to beat, how they were trained, and the sealed split."""
+"""Nine on one task within a budget of parameters: the rows to beat, how they were trained, and the sealed split.
+
+Built for lab 5. `python -m adapterlab.kit.house --json FILE` trains the rows again.
+"""
+
+from .picture import standings
+from .recipe import BUDGET, SETTINGS, STEPS, adapt, layer_shapes
+from .recorded import on_validation, record, rows
+from .sealed import Refusal, Result, Seal
+from .task import TASK, validation
+
+__all__ = [
+    "BUDGET",
+    "SETTINGS",
+    "STEPS",
+    "TASK",
+    "Refusal",
+    "Result",
+    "Seal",
+    "adapt",
+    "layer_shapes",
+    "on_validation",
+    "record",
+    "rows",
+    "standings",
+    "validation",
+]
