@@ -150,6 +150,16 @@ def test_runs_and_ghosts_share_a_picture(base):
     assert together.svg == kit.plot([run], ghosts=[full]).svg  # byte for byte
 
 
+def test_runs_side_by_side_have_a_panel_each(base):
+    model, tokenizer = base
+    al.attach(model, al.LoRA(r=2))
+    run = kit.train(model, tokenizer, steps=2, live=False)
+    other = kit.train(model, tokenizer, steps=2, label="other", live=False)
+    picture = curve.side_by_side([run, other], run)
+    assert 'id="axes_2"' in picture.svg and 'id="axes_3"' not in picture.svg
+    assert "lora on add_rev" in picture.alt and "other on add_rev" in picture.alt
+
+
 # ---- what notebooks show --------------------------------------------------------------------------
 
 

@@ -79,6 +79,19 @@ def plot(runs, ghosts=(), caption: str = "") -> Picture:
     return Picture(fig, _alt(runs), caption)
 
 
+def side_by_side(runs, ghost, caption: str = "") -> Picture:
+    """Two or more runs, the loss of each in a panel of its own with the score at the end; `ghost` thin behind each."""
+    fig, panels = style.figure(columns=len(runs), width=1.9 * len(runs), height=2.3)
+    top = 1.05 * max(max(run.losses) for run in [*runs, ghost])
+    for panel, run in zip(panels, runs):
+        for seen, line in ((ghost, style.MARKS["base"].line), (run, style.MARKS["lora"].line)):
+            panel.plot(range(1, len(seen.losses) + 1), seen.losses, color=line, linewidth=2 if seen is run else 1.2)
+        panel.set(title=run.label, xlabel="step", xlim=(0, run.steps), ylim=(0, top))
+        panel.text(0.97, 0.95, f"{run.exact_match:.0%} right", transform=panel.transAxes, ha="right", va="top")
+    panels[0].set_ylabel("loss (nats per token)")
+    return Picture(fig, _alt(runs), caption)
+
+
 def _alt(runs) -> str:
     """What the picture says, in a sentence per run."""
     sentences = []
