@@ -79,8 +79,8 @@ def take_turns(runs: dict[str, Callable[[], None]], device: str, rounds: int) ->
     repeats, spent = {}, dict.fromkeys(runs, 0.0)
     for name, run in runs.items():
         run()
-        # Calls of microseconds are timed in groups: the clock's own call costs as much.
-        repeats[name] = max(1, min(200, round(2e-3 / max(_seconds(run, device), 1e-7))))
+        # Short calls are timed in groups: the clock's own call costs as much, and one interruption would be all.
+        repeats[name] = max(1, min(200, round(1e-2 / max(_seconds(run, device), 1e-7))))
     times: dict[str, list[float | None]] = {name: [] for name in runs}
     names = list(runs)
     for k in range(-WARM_UP, rounds):
@@ -151,7 +151,7 @@ def peak(contender: Contender, setting: Setting) -> int:
         return torch.cuda.max_memory_allocated() - before
     from torch.profiler import ProfilerActivity, profile
 
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     level = highest = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -162,7 +162,7 @@ def peak(contender: Contender, setting: Setting) -> int:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Without standard error's file: the profiler writes lines of its own there, past Python."""
     sys.stderr.flush()
     before = os.dup(2)

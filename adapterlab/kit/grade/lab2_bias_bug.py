@@ -200,7 +200,7 @@ def rescale(answer: Callable) -> Verdict:
         )
     return right(
         "far from the start it scales all but the bias, it does without a bias, and where every c is 1 it gives t back "
-        "bit for bit: the correction is a multiple of c - 1, which is then exactly 0."
+        "bit for bit: nothing is taken out of it that would have to be put back."
     )
 
 
