@@ -190,7 +190,7 @@ def _unfit(
 def plan(answer) -> Verdict:
     if not isinstance(answer, Mapping) or {"variant", "lr"} - set(answer):
         return _no_plan(
-            describe(answer),
+            "a variant alone" if isinstance(answer, Variant) else describe(answer),
             "a dictionary with a variant and its rate",
             "looked for `variant` and `lr`, and did not find both",
             "Which names stood in the cell before you changed it?",
@@ -206,7 +206,7 @@ def plan(answer) -> Verdict:
             "Which rank should it have?" if is_class else "What does `attach` take?",
         )
     if not _is_number(lr) or not 0 < lr <= 2:
-        tried = [row["lr"] for row in record()["rows"] for row in row["sweep"]]
+        tried = [tried["lr"] for row in record()["rows"].values() for tried in row["sweep"]]
         return _no_plan(
             f"lr = {describe(lr)}",
             "a number above 0 and at most 2",
@@ -276,7 +276,7 @@ def submission(answer) -> Verdict:
     house, grades = rows(), answer.grades()
     below = [name for name, grade in grades.items() if grade == "below"]
     named = {grade: [house[name].label for name in grades if grades[name] == grade] for grade in ("beats", "tied")}
-    if below:
+    if 2 * len(below) > len(house):
         first = house[below[0]]
         low, high = answer.against(first)
         there = answer.validation - first.validation.mean().item()
@@ -284,7 +284,7 @@ def submission(answer) -> Verdict:
             tried=f"the bootstrap of the difference against {len(house)} rows.",
             saw=f"below {', '.join(house[name].label for name in below)}: yours less {first.label}'s is {low:+.2f} to "
             f"{high:+.2f}.",
-            expected="an interval that holds 0 or lies above it, against every row.",
+            expected="an interval that holds 0 or lies above it, against more than half of the rows.",
             experiment=f"I looked at validation, which was open to you: there the difference is {there:+.2f}"
             + (", so it was to be seen before." if there < 0 else ", so validation flattered you."),
             question="Which rates beside yours has validation seen?" if there < 0 else "How many did you choose among?",
@@ -295,6 +295,8 @@ def submission(answer) -> Verdict:
             score=answer.tally(),
         )
     told = [f"it beats {', '.join(named['beats'])}"] if named["beats"] else []
+    if below:
+        told.append(f"it is below {', '.join(house[name].label for name in below)}")
     if named["tied"]:
         told.append(
             f"it is tied with {', '.join(named['tied'])}, where the interval holds 0: {len(answer._right)} items "

@@ -3,7 +3,7 @@
 Built for lab 5. `python -m adapterlab.kit.house --json FILE` trains the rows again.
 """
 
-from .picture import standings
+from .picture import draws, standings
 from .recipe import BUDGET, SETTINGS, STEPS, adapt, layer_shapes
 from .recorded import on_validation, record, rows
 from .sealed import Refusal, Result, Seal
@@ -18,6 +18,7 @@ __all__ = [
     "Result",
     "Seal",
     "adapt",
+    "draws",
     "layer_shapes",
     "on_validation",
     "record",

@@ -23,11 +23,15 @@ def interval(mine: Tensor, theirs: Tensor, seed: int = 0) -> tuple[float, float]
 
 def of_mean(values: Tensor, seed: int = 0) -> tuple[float, float]:
     """The bootstrap's 95 % interval of the mean of values (n,), by percentiles."""
-    values = values.double()
-    items = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(seed))
-    means = values[items].mean(1)
-    low, high = means.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=means.dtype)).tolist()
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = means(values, seed).quantile(tails).tolist()
     return low, high
+
+
+def means(values: Tensor, seed: int = 0) -> Tensor:
+    """(draws,), float64: the mean of n draws with replacement from values (n,), drawn again and again."""
+    items = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(seed))
+    return values.double()[items].mean(1)
 
 
 def decide(low: float, high: float) -> str:

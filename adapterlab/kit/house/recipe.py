@@ -50,8 +50,11 @@ def adapt(model, tokenizer, variant: Variant, lr: float, *, seed: int = 0, targe
         targets: as `attach` takes them; None: all 28 linear layers, as in the house's rows.
 
     Raises:
+        TypeError: `variant` is none.
         FloatingPointError: the loss is no longer finite.
     """
+    if not isinstance(variant, Variant):
+        raise TypeError(f"variant = {variant!r}: pass one with its settings, such as LoRA(r=2)")
     torch.manual_seed(seed)
     data = calibration(tokenizer) if variant.data == "required" else None
     attach(model, variant, targets=targets, calibration_data=data)

@@ -81,22 +81,31 @@ def _bits(right: torch.Tensor) -> str:
     return "".join(str(int(bit)) for bit in right)
 
 
+def merged(path: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds, if that was measured in the same setting, and this run at the end of its runs."""
+    model, tokenizer = load_base()
+    base = {split: _bits(answered(model, tokenizer, examples)) for split, examples in _SPLITS.items()}
+    del base["training"]
+    setting = {"task": "sub_neg", "budget": BUDGET, "steps": STEPS, "batch_size": BATCH, "base": base}
+    found = json.loads(path.read_text()) if path.exists() else {"rows": {}, "runs": []}
+    if any(found.get(name, value) != value for name, value in setting.items()):
+        raise ValueError(f"{path.name} holds rows of another setting: remove it, and train all nine")
+    return setting | {"runs": [*found["runs"], run], "rows": found["rows"]}
+
+
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m adapterlab.kit.house", description="Train the house's rows.")
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="default: all nine")
-    parser.add_argument("--json", metavar="FILE", required=True, help="where the record goes")
+    parser.add_argument("--json", metavar="FILE", required=True, help="the record; rows of other variants stay in it")
     options = parser.parse_args(given)
     unknown = [name for name in options.variants if name not in SETTINGS]
     if unknown:
         print(f"there is no variant {unknown[0]!r}; there are {', '.join(SETTINGS)}", file=sys.stderr)
         return 2
     start()
-    head = provenance(" ".join(["python -m adapterlab.kit.house", *given]), seed=0)
-    rows = [row(SETTINGS[name]) for name in options.variants or SETTINGS]
-    model, tokenizer = load_base()
-    base = {split: [_bits(answered(model, tokenizer, _SPLITS[split]))] for split in ("validation", "sealed")}
-    setting = {"task": "sub_neg", "budget": BUDGET, "steps": STEPS, "batch_size": BATCH, "base": base}
-    found = head | setting | {"rows": rows}
+    found = merged(Path(options.json), provenance(" ".join(["python -m adapterlab.kit.house", *given]), seed=0))
+    for name in options.variants or SETTINGS:
+        found["rows"][name] = {"run": len(found["runs"]) - 1} | row(SETTINGS[name])
     write(Path(options.json), (json.dumps(found, indent=1) + "\n").encode())
     return 0

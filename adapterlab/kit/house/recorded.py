@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def rows() -> dict[str, Row]:
             _bits(row["validation"]).mean(0),
             _bits(row["sealed"]),
         )
-        for row in record()["rows"]
+        for row in record()["rows"].values()
     ]
     return {row.name: row for row in sorted(found, key=lambda row: -row.score)}
 
@@ -94,6 +95,15 @@ def on_validation(name: str, interval: Callable, decide: Callable) -> Table:
     for theirs in rows().values():
         if theirs.name != name:
             difference = (mine.validation - theirs.validation).mean().item()
-            low, high = interval(mine.validation.clone(), theirs.validation.clone())
-            lines.append((theirs.label, f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", decide(low, high)))
+            found = interval(mine.validation.clone(), theirs.validation.clone())
+            lines.append((theirs.label, f"{difference:+.2f}", *decided(found, decide)))
     return Table([f"{mine.label} against", "difference", "interval", "so it is"], lines)
+
+
+def decided(found: Any, decide: Callable = bootstrap.decide) -> tuple[str, str]:
+    """An interval in words, and what it decides; "none" where it is no pair of numbers."""
+    try:
+        low, high = (float(value) for value in found)
+    except (TypeError, ValueError):  # a reader's own function, which may not be right yet
+        return "none", ""
+    return f"{low:+.2f} to {high:+.2f}", decide(low, high)
