@@ -107,6 +107,18 @@ def weight_after(variant: type[LoRA]) -> str:
     return "W had kept every bit" if same else "W had changed"
 
 
+def on_other_dtypes(variant: type[LoRA]) -> str:
+    said = []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = layer_of().to(dtype)
+        runtime.attach(layer, variant(r=R, alpha=ALPHA))
+        try:
+            said.append(f"gave {str(layer(X.to(dtype)).dtype).removeprefix('torch.')}")
+        except Exception as error:
+            said.append(f"raised {type(error).__name__}")
+    return f"it {said[0]}, and {said[1]}"
+
+
 @dataclass(frozen=True)
 class Fault:
     """Attributes:
@@ -184,3 +196,10 @@ FAULTS = {
         "W has changed",
     ),
 }
+
+LOW_PRECISION = Fault(  # no patient has it, and a repair may
+    "it does not take a base in low precision",
+    "ran it on a layer in float32, and on one in bfloat16",
+    on_other_dtypes,
+    "it raises in bfloat16, or gives another type than the layer's",
+)

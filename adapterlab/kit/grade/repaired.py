@@ -8,7 +8,7 @@ from ... import contract
 from ...variants import LoRA
 from . import patients
 from .evidence import describe
-from .probes import ALPHA, FAULTS, R
+from .probes import ALPHA, FAULTS, LOW_PRECISION, R
 from .verdict import Verdict, right, wrong
 
 REPORT = ("identity", "dense", "shapes", "gradients", "fields", "restores", "in_place")
@@ -156,6 +156,7 @@ QUESTIONS = {
     "eval_train": "What does a pass in eval mode leave behind for the next one?",
     "ranks": "Does it hold for every rank, or for the one that you thought of?",
 }
+TYPES = "Which types do x, y, A and B have where they meet, and which must the result have?"
 
 
 def repair_of(name: str) -> Callable[[Any], Verdict]:
@@ -177,7 +178,7 @@ def repair_of(name: str) -> Callable[[Any], Verdict]:
             saw=f"{cured}`{red}` is red{figure}: {result.note}." if result.note else f"{cured}`{red}` is red{figure}.",
             expected=contract.CHECKS[red].proves,
             experiment=experiment(name, answer, red),
-            question=QUESTIONS[red],
+            question=TYPES if narrow(answer) else QUESTIONS[red],
             more=(patient.hint if not cured else f"All red ones: {', '.join(found.failed)}.", patient.last),
         )
 
@@ -195,6 +196,12 @@ PROBE_OF = {  # the experiment that shows what a check is red for
 }
 
 
+def narrow(answer: type[LoRA]) -> bool:
+    """Whether it is right in float32 and not in bfloat16."""
+    seen, sound = LOW_PRECISION.of(answer), LOW_PRECISION.of(LoRA)
+    return seen != sound and seen.split(",")[0] == sound.split(",")[0]
+
+
 def telling(patient: Patient, answer: type[LoRA], failed: list[str]) -> str:
     """Of the red checks the one whose experiment tells the answer from a sound LoRA; the patient's own first."""
     first = sorted(failed, key=lambda check: check != patient.telling)
@@ -207,6 +214,8 @@ def telling(patient: Patient, answer: type[LoRA], failed: list[str]) -> str:
 
 def experiment(name: str, answer: type[LoRA], red: str) -> str:
     patient = PATIENTS[name].variant
+    if narrow(answer):
+        return LOW_PRECISION.experiment(**{name: patient, "yours": answer})
     if red == "merge":
         return _scaled(name, patient, answer)
     return FAULTS[PROBE_OF.get(red, "reshaped A")].experiment(**{name: patient, "yours": answer})
