@@ -12,6 +12,7 @@ from . import batches, tasks
 from .notebook import quiet
 
 HELD_OUT_SEED = 99  # scores are always taken on the same examples
+LOGITS_AT_ONCE = 2**26  # 256 MiB in float32; with a vocabulary of 150,000 all questions at once would be 6 GiB
 
 
 def load_base(name: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32, quantize: str | None = None):
@@ -85,19 +86,25 @@ def answer(model, tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_token
 
 @torch.no_grad()
 def evaluate(model, tokenizer, task: str | tasks.Task | tasks.Text, n: int = 256) -> dict[str, float | None]:
-    """Score a skill, task or prose, by name or one of your own, on n held-out examples, in eval mode.
+    """Score a skill, task or prose on n held-out examples, in eval mode.
+
+    Args:
+        task: its name, or one of your own.
 
     Returns:
         {"loss": nats per labelled token, "exact_match": share of answers right to the last token, None for prose}
     """
     found = tasks.get(task)
     batch = batches.held_out(found, tokenizer, n, HELD_OUT_SEED)
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    rows = max(1, LOGITS_AT_ONCE // (batch["labels"].shape[1] * model.config.vocab_size))
     training = model.training
     model.eval()
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    loss, labelled, right = 0.0, 0, 0.0
+    for ids, mask, labels in zip(*(batch[name].split(rows) for name in ("input_ids", "attention_mask", "labels"))):
+        ids, mask, labels = (tensor.to(model.device) for tensor in (ids, mask, labels))
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        loss += batches.answer_loss(logits, labels, reduction="sum").item()
+        labelled += (labels[:, 1:] != batches.IGNORE).sum().item()
+        right += batches.exactly_right(logits, labels).sum().item()
     model.train(training)
-    right = None
-    if isinstance(found, tasks.Task):
-        right = batches.exactly_right(logits, batch["labels"]).float().mean().item()
-    return {"loss": batches.answer_loss(logits, batch["labels"]).item(), "exact_match": right}
+    return {"loss": loss / labelled, "exact_match": right / n if isinstance(found, tasks.Task) else None}
