@@ -235,6 +235,7 @@ class Budget:
             ValueError: lr is no positive number; no run is spent.
             BudgetSpent: all runs are spent.
         """
+        lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
         if not (isinstance(lr, (int, float)) and 0 < lr < math.inf):
             raise ValueError(f"lr = {lr!r}: a learning rate is a positive number; no run was spent")
         if self.left < 1:
