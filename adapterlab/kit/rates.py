@@ -241,7 +241,7 @@ class Budget:
         if self.left < 1:
             raise BudgetSpent(
                 f"all {self.runs} runs are spent, so {variant!r} is not trained at {lr:g}: "
-                "go by the losses you have in `budget.spent`"
+                "go by the losses in `budget.spent`, or start over with a new Budget"
             )
         loss = self.train(variant, lr)
         self.spent.append((variant, lr, loss))

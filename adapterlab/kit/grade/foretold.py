@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from .. import rates
-from .us import FAR, anchor, distance, entries, is_number, plain, points, recorded, step, tell
+from .us import NEAR, anchor, distance, entries, is_number, plain, points, recorded, step, tell, up_or_down
 from .verdict import Verdict, right, wrong
 
 TRIED_SETTINGS = ((1, 16), (4, 16), (9, 16), (64, 16), (9, 5.0), (16, 128))
@@ -44,7 +44,6 @@ RULES = {
 
 
 def moves(answer) -> Verdict:
-    found = {rule: distance(recorded(last).centre, recorded(first).centre) for rule, (first, last) in RULES.items()}
     if not isinstance(answer, Mapping) or not all(is_number(answer.get(rule)) for rule in RULES):
         return wrong(
             tried="to read a number of octaves for each of the two rules.",
@@ -54,10 +53,14 @@ def moves(answer) -> Verdict:
             question="Which of the two Us moves, and which way, as r goes from 1 to 64?",
             more=("A dictionary with these two keys.", "Numbers such as 0 or -1.5, no words and no rates."),
         )
-    off = {rule: answer[rule] - found[rule] for rule in RULES}
+    off = {
+        rule: rates.octaves(recorded(first).centre * 2 ** answer[rule], recorded(last).floor)
+        for rule, (first, last) in RULES.items()
+    }
     score = points(off.values())
     worst = max(off, key=lambda rule: abs(off[rule]))
-    if abs(off[worst]) <= FAR:
+    if abs(off[worst]) <= NEAR:
+        found = {rule: distance(recorded(last).centre, recorded(first).centre) for rule, (first, last) in RULES.items()}
         return right(
             f"measured, the centre moves by {found['alpha / r']:+.1f} octaves under alpha / r and by "
             f"{found['alpha / sqrt(r)']:+.1f} under alpha / sqrt(r), with Adam, on this model. rsLoRA keeps the norm "
@@ -69,10 +72,9 @@ def moves(answer) -> Verdict:
     weights = step(last, lr).weights / step(first, lr).weights
     outputs = step(last, lr).outputs / step(first, lr).outputs
     return wrong(
-        tried="the number of octaves that you foretell against the recorded centres.",
-        saw=f"{worst}: you say {answer[worst]:+.1f}.",
-        expected=f"at most {FAR:.0f} octave from what was measured; yours is too "
-        f"{'high' if off[worst] > 0 else 'low'}, by {abs(off[worst]):.1f}.",
+        tried="to go from the recorded centre at r = 1 by as many octaves as you say, to the plateau at r = 64.",
+        saw=f"{worst}: with {answer[worst]:+.1f} you end {abs(off[worst]):.2f} octaves {up_or_down(off[worst])} it.",
+        expected=f"at most {NEAR} octaves outside the plateau; inside is full marks.",
         experiment=(
             f"I took one Adam step at r = 1 and at r = 64 under {worst}, at the same rate: norm(dW) went to "
             f"{weights:.2g} times, the change of the logits to {outputs:.2g} times."

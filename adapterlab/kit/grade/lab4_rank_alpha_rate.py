@@ -7,7 +7,22 @@ from itertools import permutations
 from .. import rates
 from .foretold import moves, scale
 from .searched import search
-from .us import FAR, NEAR, SHAPES, anchor, distance, entries, is_rate, plain, points, recorded, step, tell, up_or_down
+from .us import (
+    FAR,
+    NEAR,
+    SHAPES,
+    anchor,
+    distance,
+    entries,
+    is_rate,
+    outside,
+    plain,
+    points,
+    recorded,
+    step,
+    tell,
+    up_or_down,
+)
 from .verdict import Verdict, right, wrong
 
 FORETOLD = tuple(name for name in rates.SETTINGS if name != rates.ANCHOR and "rsLoRA" not in name)
@@ -30,7 +45,7 @@ def centre(answer: Callable) -> Verdict:
     if misses[worst] <= NEAR:
         return right(
             "on every U that I made, steep on one side, out of order, with losses that are not finite, in other units, "
-            "it finds the middle of the plateau on the logarithmic axis, where twice too high is as far as twice too low."
+            "it finds the plateau's middle on the logarithmic axis, where twice too high is as far as twice too low."
         )
     best = min(misses, key=misses.get)
     value, wanted = seen(worst), rates.middle(*rates.plateau(*SHAPES[worst]()))
@@ -87,7 +102,7 @@ def predictions(answer) -> Verdict:
         inside = sum(value == 0 for value in off.values())
         return right(
             f"{inside} of {len(FORETOLD)} lie on the plateau"
-            + (f", and the worst is {abs(off[worst]):.1f} octaves outside. " if off[worst] else ". ")
+            + (f", and the worst is {outside(off[worst])}. " if off[worst] else ". ")
             + "The rank alone hardly moves this U: with Adam a layer's first outputs move by about s r lr, and "
             "alpha / r divides by what r multiplies. Alpha does move it.",
             score=score,
@@ -123,10 +138,6 @@ KNOBS = {
 }
 
 
-def _outside(miss: float) -> str:
-    return "no rate" if math.isinf(miss) else "on the plateau" if not miss else f"{abs(miss):.1f} octaves outside"
-
-
 def transfer(answer: Callable) -> Verdict:
     misses = {}
     for old, new in permutations(rates.SETTINGS, 2):
@@ -135,12 +146,12 @@ def transfer(answer: Callable) -> Verdict:
     worst = max(misses, key=lambda pair: abs(misses[pair]))
     if abs(misses[worst]) <= NEAR:
         return right(
-            f"for all {len(misses)} ordered pairs of the five settings it lands on the plateau or at most "
-            f"{abs(misses[worst]):.1f} octaves outside: one sweep is enough for all of them."
+            f"the worst of all {len(misses)} ordered pairs of the five settings lands {outside(misses[worst])}: one "
+            "sweep is enough for all of them."
         )
     old, new = worst
     value = plain(answer(recorded(old).centre, rates.SETTINGS[old], rates.SETTINGS[new]))
-    knobs = "; ".join(f"{knob} alone: {_outside(misses[pair])}" for knob, pair in KNOBS.items())
+    knobs = "; ".join(f"{knob} alone: {outside(misses[pair])}" for knob, pair in KNOBS.items())
     return wrong(
         tried=f"the {len(misses)} ordered pairs of the five recorded settings, each from the centre of the first.",
         saw=f"from {old} to {new} it gave {tell(value)}"

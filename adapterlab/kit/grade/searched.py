@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .. import rates
-from .us import NEAR, is_rate, plain, recorded, tell, up_or_down
+from .us import NEAR, is_rate, outside, plain, recorded, tell, up_or_down
 from .verdict import Verdict, right, wrong
 
 OFF = (0.0, -1.5, -0.75, 0.75, 1.5)  # octaves that guesses are off by
@@ -60,10 +60,9 @@ def search(answer: Callable) -> Verdict:
     worst = max(cases, key=lambda case: abs(case.miss))
     most = max(case.calls for case in cases)
     if abs(worst.miss) <= NEAR and most <= 3:
-        mean = sum(abs(case.miss) for case in cases) / len(cases)
         return right(
-            f"on the five recorded Us, moved along the axis, with guesses up to 1.5 octaves off, it ends at most "
-            f"{abs(worst.miss):.1f} octaves outside the plateau, {mean:.1f} on average, and asks for {most} runs."
+            f"on the five recorded Us, moved along the axis, with guesses up to {OFF[-1]} octaves off, the worst end "
+            f"is {outside(worst.miss)}, and it asks for at most {most} runs."
         )
     saw, experiment, question = _fault(cases, worst, most)
     return wrong(

@@ -73,6 +73,11 @@ def tell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else describe(value)
 
 
+def outside(miss: float) -> str:
+    """A miss in octaves, as `rates.octaves` counts them."""
+    return "no rate" if math.isinf(miss) else "on the plateau" if not miss else f"{abs(miss):.1f} octaves outside"
+
+
 def up_or_down(off: float) -> str:
     return "above" if off > 0 else "below"
 
