@@ -9,6 +9,8 @@ from torch import nn
 import adapterlab as al
 from adapterlab import cli
 from adapterlab.bench import Setting, costs
+from adapterlab.bench.profile import KINDS, where_time_goes
+from adapterlab.bench.setting import put_on
 
 TINY = Setting(width=64, tokens=32, rounds=4)
 VARIANTS = [
@@ -79,7 +81,7 @@ def test_the_peak_is_that_of_a_step():
             return y + 0 * torch.zeros(3, 2**18).sum()  # 3 MiB, for a moment
 
     modest, greedy = (costs.Contender("bare", cls(64, 64)) for cls in (nn.Linear, Greedy))
-    assert costs.peak(greedy, TINY) - costs.peak(modest, TINY) == pytest.approx(3 * 2**20, rel=0.01)
+    assert costs.peak(greedy, TINY) - costs.peak(modest, TINY) == pytest.approx(3 * 2**20, rel=0.05)  # its rest peaks elsewhere
 
 
 def test_contenders_take_turns_and_none_is_always_first():
@@ -203,3 +205,12 @@ def test_what_cannot_be_measured_is_a_sentence(arguments, message, capsys):
 def test_the_commands_are_listed_and_another_is_refused(capsys):
     assert cli.main([]) == 0 and "bench" in capsys.readouterr().out
     assert cli.main(["bend"]) == 2 and "'bend'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by, variant", [("bare", al.LoRA()), ("adapterlab", al.LoRA(r=4)), ("peft", al.HRA(r=4))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_where_the_time_of_a_step_goes(by, variant, dtype):
+    setting = Setting(width=128, tokens=96, dtype=dtype)
+    found = where_time_goes(put_on(by, setting.base(), variant, setting), setting, steps=2)
+    assert tuple(found) == KINDS and found["products with W"] > 0 and min(found.values()) >= 0
+    assert (found["thin products"] > 0) == (by != "bare")

@@ -12,8 +12,9 @@ from adapterlab.bench.setting import DTYPES, put_on
 from adapterlab.kit import plots
 from paths import ROOT
 
-RECORDS = {kind: json.loads((ROOT / f"book/_data/costs_{kind}.json").read_text()) for kind in ("layer", "model")}
-each = pytest.mark.parametrize("kind", RECORDS)
+SETTINGS = {"layer": ("layer", "float32"), "model": ("model", "float32"), "bf16": ("model", "bfloat16")}
+RECORDS = {name: json.loads((ROOT / f"book/_data/costs_{name}.json").read_text()) for name in SETTINGS}
+each = pytest.mark.parametrize("name", RECORDS)
 
 
 def variant_of(row):
@@ -21,18 +22,19 @@ def variant_of(row):
 
 
 @each
-def test_it_says_where_it_comes_from(kind):
-    record = RECORDS[kind]
-    assert re.fullmatch(r"adapterlab bench .*--json book/_data/costs_" + kind + ".json", record["command"])
+def test_it_says_where_it_comes_from(name):
+    record = RECORDS[name]
+    assert re.fullmatch(r"adapterlab bench .*--json book/_data/costs_" + name + ".json", record["command"])
     assert re.fullmatch(r"[0-9a-f]{40}\+?", record["commit"]) and re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
     assert set(record["versions"]) >= {"python", "torch", "peft"} and record["machine"].strip()
-    assert record["seed"] == record["setting"]["seed"] and record["setting"]["kind"] == kind
+    assert record["seed"] == record["setting"]["seed"]
+    assert (record["setting"]["kind"], record["setting"]["dtype"]) == SETTINGS[name]
     Setting(**record["setting"])
 
 
 @each
-def test_all_nine_are_in_it_with_every_raw_second(kind):
-    record = RECORDS[kind]
+def test_all_nine_are_in_it_with_every_raw_second(name):
+    record = RECORDS[name]
     ours = {name for name, cls in al.VARIANTS.items() if cls.__module__.startswith("adapterlab.variants")}
     for by, names in {"bare": ours, "adapterlab": ours, "peft": ours - {"antipasto"}}.items():
         assert {row["variant"] for row in record["rows"] if row["by"] == by} == names
@@ -43,9 +45,9 @@ def test_all_nine_are_in_it_with_every_raw_second(kind):
 
 
 @each
-def test_ratios_follow_from_the_seconds(kind):
+def test_ratios_follow_from_the_seconds(name):
     bare = None
-    for row in RECORDS[kind]["rows"]:
+    for row in RECORDS[name]["rows"]:
         bare = row if row["by"] == "bare" else bare  # each variant's three rows stand together
         assert (bare["variant"], bare["fields"]) == (row["variant"], row["fields"])
         found = {work: costs.ratio(row["seconds"][work], bare["seconds"][work]) for work in costs.WORK}
@@ -63,10 +65,10 @@ def test_bytes_of_the_layer_are_those_of_the_formulas():
 
 
 @each
-def test_a_handful_measured_again_keeps_as_many_bytes(kind):
+def test_a_handful_measured_again_keeps_as_many_bytes(name):
     """At the recorded size; of those that attach in a second and keep less than half a GiB."""
-    setting = Setting(**RECORDS[kind]["setting"])
-    quick = [row for row in RECORDS[kind]["rows"] if row["by"] != "bare" and row["attach"] < 1 and row["kept"] < 2**29]
+    setting = Setting(**RECORDS[name]["setting"])
+    quick = [row for row in RECORDS[name]["rows"] if row["by"] != "bare" and row["attach"] < 1 and row["kept"] < 2**29]
     bare = costs.kept(put_on("bare", setting.base(), al.LoRA(), setting), setting)
     for row in random.Random(7).sample(quick, 2):
         found = costs.kept(put_on(row["by"], setting.base(), variant_of(row), setting), setting)
@@ -74,8 +76,8 @@ def test_a_handful_measured_again_keeps_as_many_bytes(kind):
 
 
 @each
-def test_the_picture_tells_every_row_of_its_rank(kind):
-    record = RECORDS[kind]
+def test_the_picture_tells_every_row_of_its_rank(name):
+    record = RECORDS[name]
     ranks = {row["fields"]["r"] for row in record["rows"] if "r" in row["fields"]}
     for rank in ranks:
         picture = plots.costs(record, rank)
