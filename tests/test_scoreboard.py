@@ -1,6 +1,9 @@
 """The recorded scoreboard, held against PEFT as it is installed."""
 
+import html
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -55,6 +58,22 @@ def test_every_failure_has_its_lines_and_every_deviation_its_source():
 def test_the_lines_know_nothing_of_this_package():
     for name, check in SHOWN:
         assert "adapterlab" not in ROWS[name]["reproducers"][check]["code"]
+
+
+def test_the_lines_are_few():
+    """One of imports and three more, but where a method must be prepared or a second model stands beside it."""
+    lengths = [len(ROWS[name]["reproducers"][check]["code"].splitlines()) for name, check in SHOWN]
+    assert max(lengths) <= 7 and sum(n <= 4 for n in lengths) > 0.85 * len(lengths)
+
+
+def test_lines_run_by_themselves_in_a_fresh_process(tmp_path):
+    """As a reader runs them: nothing of this package is imported, and nothing is seeded but by the lines."""
+    same_version()
+    made = ROWS["lora"]["reproducers"]["cycles"]
+    run = [sys.executable, "-c", made["code"] + "import sys; assert 'adapterlab' not in sys.modules"]
+    found = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert float(found.stdout) == pytest.approx(float(made["shown"]), rel=0.1)
 
 
 @pytest.mark.parametrize("name", HANDFUL)
@@ -135,6 +154,22 @@ def test_the_table_shows_each_cell_by_colour_symbol_and_word():
     for row in DATA["rows"]:
         assert f'href="#{page.anchor(row)}"' in text
         assert f'id="{page.anchor(row)}"' in page.reproducers(DATA)
+
+
+def test_the_page_gives_the_figure_or_the_reason_of_every_check():
+    for row in DATA["rows"]:
+        text = page.reproducers({**DATA, "rows": [row]})
+        for check, result in row["results"].items():
+            assert f"{check}</th>" in text or f"<b>{check}</b>" in text, (row["method"], check)
+            shown = page.said(result if result["status"] != "by design" else page.without_quote(result))
+            assert html.escape(shown) in text, (row["method"], check)
+
+
+def test_lines_end_in_what_they_did_and_what_is_right():
+    made = {"raises": None, "limit": 0.5, "expected": None, "shown": "0.9"}
+    assert page.outcome(made) == "# prints 0.9 instead of 0.5 at most"
+    assert page.outcome({**made, "limit": None, "expected": "True"}) == "# prints 0.9 instead of True"
+    assert page.outcome({**made, "raises": "KeyError", "shown": "KeyError: 'x'"}) == "# raises KeyError: 'x'"
 
 
 def test_each_failure_is_on_the_page_with_its_lines():

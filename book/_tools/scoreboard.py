@@ -117,7 +117,7 @@ def table(data: dict[str, Any]) -> str:
 
 
 def reproducers(data: dict[str, Any]) -> str:
-    """Per method, folded: what PEFT says of its deviations, and each failure with the lines that show it."""
+    """Per method, folded: what PEFT says of its deviations, each failure with the lines that show it, and the rest."""
     parts = []
     for row in data["rows"]:
         results = row["results"]
@@ -136,16 +136,38 @@ def reproducers(data: dict[str, Any]) -> str:
             )
         for check in failed:
             made = row["reproducers"][check]
-            what = "raises" if made["raises"] else "prints"
             body.append(
                 f'<p id="{anchor(row, check)}"><b>{check}</b>: '
                 f"{html.escape(said(results[check]))}</p>"
-                f'<pre tabindex="0"><code>{html.escape(made["code"])}# {what} {html.escape(made["shown"])}</code></pre>'
+                f'<pre tabindex="0"><code>{html.escape(made["code"] + outcome(made))}</code></pre>'
             )
         if not failed and not meant:
             body.append("<p>It keeps all of the contract that applies to it.</p>")
+        body.append(rest(results))
         parts.append(f"<details>{head}{''.join(body)}</details>")
     return f'<div class="sb-shown">{"".join(parts)}</div>'
+
+
+def outcome(made: dict[str, Any]) -> str:
+    """A comment: what the lines did, and what they should have done."""
+    if made["raises"]:
+        return f"# raises {made['shown']}"
+    right = made["expected"] if made["limit"] is None else f"{figure(made['limit'])} at most"
+    return f"# prints {made['shown']} instead of {right}"
+
+
+def rest(results: dict[str, Any]) -> str:
+    """A table of what passes, with its figure, and of what does not apply, with the reason."""
+    lines = []
+    for check, result in results.items():
+        if result["status"] in ("pass", "n/a"):
+            mark, word = MARKS[result["status"]]
+            kind = result["status"].replace("/", "")
+            lines.append(
+                f'<tr><th scope="row">{check}</th><td class="sb-{kind}"><span aria-hidden="true">{mark}</span>'
+                f'<span class="sb-word">{word}</span></td><td>{html.escape(said(result))}</td></tr>'
+            )
+    return f"<table>{''.join(lines)}</table>"
 
 
 def without_quote(result: dict[str, Any]) -> dict[str, Any]:
