@@ -58,7 +58,11 @@ def test_the_state_is_small_and_says_what_was_seen(reports):
 def test_a_label_names_the_checks_that_caught_it_in_the_run():
     text = labels.Labels("The wrong line", in_room("The wrong line"), {"dora-bias": "x.ipynb"})
     first, *others = text._repr_markdown_().split("**1. ")[1].split("**2. ")
-    assert "*Caught by* `bias`." in first and "[Its lines, at work](x.ipynb)" in first and "```" not in first
+    assert "*Caught by* `bias`." in first and "[At work](x.ipynb)." in first
+    folded = first.partition(
+        "<details><summary>The lines of 1</summary>\n\n```python\n@broken\nclass ScalesBias(DoRA):"
+    )[2]
+    assert "return *rest, None" in folded and folded.rstrip().endswith("```\n\n</details>")
     assert "```python\n@broken\nclass AlongDim0(DoRA):" in others[0]
     passing = {name: (healthy, healthy) for name, (_, healthy) in text.reports.items()}
     assert "*Caught by* ." in labels.Labels("The wrong line", passing, {})._repr_markdown_()  # no run, no name

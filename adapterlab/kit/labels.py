@@ -14,7 +14,7 @@ class Labels:
     Args:
         room: all of its exhibits are shown.
         reports: by name, the contract's reports on the broken one and on the healthy one.
-        chapters: name -> address of the chapter that shows it; its lines are left out here.
+        chapters: name -> address of the chapter that shows it at work; its lines are folded here.
     """
 
     def __init__(self, room: str, reports: Mapping[str, tuple[Report, Report]], chapters: Mapping[str, str]):
@@ -34,10 +34,11 @@ class Labels:
         ]
         if exhibit.simulated:
             parts.append(exhibit.simulated)
+        lines = f"```python\n{exhibit.code()}\n```"
         if exhibit.name in self.chapters:
-            parts[-1] += f" [Its lines, at work]({self.chapters[exhibit.name]})."
-        else:
-            parts.append(f"```python\n{exhibit.code()}\n```")
+            parts[-1] += f" [At work]({self.chapters[exhibit.name]})."
+            lines = f"<details><summary>The lines of {exhibit.number}</summary>\n\n{lines}\n\n</details>"
+        parts.append(lines)
         return "\n\n".join(parts)
 
     def _caught(self, exhibit: Exhibit) -> str:

@@ -37,14 +37,15 @@ def picture(*panels: Panel, alt: str, caption: str, height: float = 2.9) -> Pict
     for panel, ax in zip(panels, axes if len(panels) > 1 else [axes]):
         for axis in panel.log:
             getattr(ax, f"set_{axis}scale")("log")
-        for line, marker in zip(panel.lines, cycle("os^Dvp")):
+        for line, marker in zip(panel.lines, cycle("os^DvpX")):
             look = {"linewidth": 6, "alpha": 0.3} if line.right else {"marker": marker, "markersize": 4}
             look |= {"linestyle": "--", "markerfacecolor": style.CARD} if line.peft else {}
             ax.plot(*zip(*line.points), color=style.MARKS[line.member].line, label=line.label, **look)
         ax.set(title=panel.title, xlabel=panel.x)
+        if panel is panels[0] or panel.y != panels[0].y:
+            ax.set_ylabel(panel.y)
         if len(panels) > 1:
             ax.title.set_fontsize(9)
-    (axes[0] if len(panels) > 1 else axes).set_ylabel(panels[0].y)
     handles = ax.get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=3, fontsize=8)
     told = [
