@@ -1,5 +1,5 @@
 import sys
 
-from .record import main
+from .measure import main
 
 sys.exit(main())

@@ -24,7 +24,7 @@ from .recipe import BATCH, BUDGET, SETTINGS, STEPS, adapt
 from .task import _SPLITS, answered
 
 LADDER = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
-FIRST = (3, 8)  # the rungs that are tried in any case: gates want a hundred times the rate of thin matrices
+FIRST = (3, 8)  # the rungs that are tried in any case: gates want far higher rates than thin matrices do
 SEEDS = (1, 2, 3)
 
 
