@@ -73,12 +73,25 @@ class Whole:
         return 1
 
 
-@pytest.mark.parametrize("answer", [..., {"a": 1, "b": ...}, [1, [...]], empty, dots_in_the_middle, HollowMethod])
+def indexes(x):
+    return x[..., None]
+
+
+def indexes_and_is_empty(x):
+    ...
+    return x[..., None]
+
+
+@pytest.mark.parametrize(
+    "answer", [..., {"a": 1, "b": ...}, [1, [...]], empty, dots_in_the_middle, indexes_and_is_empty, HollowMethod]
+)
 def test_dots_that_are_left_make_it_empty(answer):
     assert is_empty(answer)
 
 
-@pytest.mark.parametrize("answer", [None, 0, "...", {}, [], {"a": 1}, third, Whole, Hollow, lambda x: x, math.sqrt])
+@pytest.mark.parametrize(
+    "answer", [None, 0, "...", {}, [], {"a": 1}, third, indexes, Whole, Hollow, lambda x: x, math.sqrt]
+)
 def test_what_has_none_is_an_answer(answer):
     assert not is_empty(answer)
 

@@ -199,4 +199,7 @@ def has_dots(function: Callable) -> bool:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError):  # made by a decorator, or a lambda in the middle of a line
         return False
-    return any(isinstance(node, ast.Constant) and node.value is ... for node in ast.walk(tree))
+    indices = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    meant = {id(node) for index in indices for node in ast.walk(index)}  # x[..., None] is nothing to be filled in
+    dots = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value is ...)
+    return any(id(node) not in meant for node in dots)
