@@ -151,5 +151,7 @@ def test_the_picture_tells_what_it_shows(recorded):
         assert f"{name}: the loss falls" in shown.alt and f"its centre {recorded[name].centre:.2g}" in shown.alt
     assert "foretold 0.012" in shown.alt.split(second)[0] and "2 runs." in shown.alt.split(second)[1]
     assert "runs" not in shown.alt.split(second)[0] and "Triangle" in shown.caption and "Crosses" in shown.caption
+    for slip in ({first: None, second: "low"}, [0.01], None):
+        assert us({first: recorded[first]}, foretold=slip).alt == us({first: recorded[first]}).alt
     hidden = us({first: recorded[first]}, floors=False)
     assert "centre" not in hidden.alt and "Shaded" not in hidden.caption

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import torch
 
@@ -133,6 +134,11 @@ class Step:
     outputs: float
 
 
+def is_rate(value: Any) -> bool:
+    """Whether it can be a learning rate: a positive number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 # ---- the U ------------------------------------------------------------------------------------------
 
 
@@ -236,7 +242,7 @@ class Budget:
             BudgetSpent: all runs are spent.
         """
         lr = lr.item() if isinstance(lr, torch.Tensor) and lr.numel() == 1 else lr
-        if not (isinstance(lr, (int, float)) and 0 < lr < math.inf):
+        if not is_rate(lr):
             raise ValueError(f"lr = {lr!r}: a learning rate is a positive number; no run was spent")
         if self.left < 1:
             raise BudgetSpent(

@@ -1,19 +1,20 @@
 """Us of loss against learning rate: recorded, foretold, and found with a few runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from . import style
-from .rates import SETTINGS, WITHIN, Measured
+from .rates import SETTINGS, WITHIN, Measured, is_rate
 from .show import Picture
 
-LOW, HIGH = 0.4, 9.0  # nats
+LOW, HIGH = 0.25, 9.0  # nats; the lowest sixth is the triangles'
 
 
 def us(
     recorded: Mapping[str, Measured],
     *,
     floors: bool = True,
-    foretold: Mapping[str, float] | None = None,
+    foretold: Any = None,
     spent: Iterable[tuple] = (),
 ) -> Picture:
     """A panel for each recorded U, with the rates that were foretold and the runs that were spent on it.
@@ -21,13 +22,15 @@ def us(
     Args:
         recorded: setting -> its U; a line through the seeds' mean, a band from their least to their largest.
         floors: shade the plateau and mark its centre.
-        foretold: setting -> rate, a triangle.
+        foretold: setting -> rate, a triangle; what is no rate, a reader's slip, is left out.
         spent: (variant, lr, loss) as in `Budget.spent`, crosses.
     """
-    foretold, spent = foretold or {}, list(spent)
+    foretold = {name: lr for name in recorded if is_rate(lr := _entry(foretold, name))}
+    spent = list(spent)
     fig, axes = style.figure(columns=len(recorded), height=2.9, width=7.2 if len(recorded) > 1 else 4.6)
-    told = []
-    for ax, (name, measured) in zip([axes] if len(recorded) == 1 else axes, recorded.items()):
+    axes, told = ([axes] if len(recorded) == 1 else axes), []
+    axes[0].set_ylabel("held-out loss (nats)")
+    for ax, (name, measured) in zip(axes, recorded.items()):
         runs = [(lr, loss) for variant, lr, loss in spent if variant == SETTINGS[name]]
         _panel(ax, measured, floors, foretold.get(name), runs)
         ax.set_title(name, fontsize=9 if len(recorded) > 1 else 11)
@@ -41,6 +44,10 @@ def us(
         f"panel{'s' if len(recorded) > 1 else ''}. {' '.join(told)}",
         " ".join(parts),
     )
+
+
+def _entry(foretold: Any, name: str) -> Any:
+    return foretold.get(name) if isinstance(foretold, Mapping) else None
 
 
 def _panel(ax, measured: Measured, floors: bool, foretold: float | None, runs: Sequence[tuple[float, float]]) -> None:

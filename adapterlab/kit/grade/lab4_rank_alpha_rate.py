@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from itertools import permutations
 
 from .. import rates
+from ..rates import is_rate
 from .foretold import moves, scale
 from .searched import search
 from .us import (
@@ -14,7 +15,6 @@ from .us import (
     anchor,
     distance,
     entries,
-    is_rate,
     outside,
     plain,
     points,

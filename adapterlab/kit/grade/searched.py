@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .. import rates
-from .us import NEAR, is_rate, outside, plain, recorded, tell, up_or_down
+from ..rates import is_rate
+from .us import NEAR, outside, plain, recorded, tell, up_or_down
 from .verdict import Verdict, right, wrong
 
 OFF = (0.0, -1.5, -0.75, 0.75, 1.5)  # octaves that guesses are off by

@@ -52,10 +52,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_rate(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
 def entries(answer: Any, keys: Iterable[str], fits: Callable[[Any], bool]) -> str:
     """What is there for the keys that have no fitting value."""
     if not isinstance(answer, Mapping):
