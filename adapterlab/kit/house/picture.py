@@ -51,7 +51,10 @@ def draws(mine: str, theirs: str, interval: Callable) -> Picture:
     one, two = rows()[mine], rows()[theirs]
     found = means(one.validation - two.validation)
     fig, ax = style.figure(width=6.4, height=2.6)
-    ax.hist(found, bins=41, color=style.MARKS[mine].line, alpha=0.5)
+    step = 2 / (len(one.seeds) * len(one.validation))  # two of the values that a draw can have
+    first, last = (found.min() / step).floor().item(), (found.max() / step).ceil().item()
+    edges = [(k - 0.25) * step for k in range(int(first), int(last) + 2)]
+    ax.hist(found, bins=edges, color=style.MARKS[mine].line, alpha=0.5)
     ax.axvline(0, color=style.INK, linewidth=0.8)
     told, _ = decided(interval(one.validation.clone(), two.validation.clone()))
     for end in () if told == "none" else map(float, told.split(" to ")):
