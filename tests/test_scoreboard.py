@@ -168,6 +168,7 @@ def test_the_page_gives_the_figure_or_the_reason_of_every_check():
 def test_lines_end_in_what_they_did_and_what_is_right():
     made = {"raises": None, "limit": 0.5, "expected": None, "shown": "0.9"}
     assert page.outcome(made) == "# prints 0.9 instead of 0.5 at most"
+    assert page.outcome({**made, "limit": 0.0}) == "# prints 0.9 instead of 0"
     assert page.outcome({**made, "limit": None, "expected": "True"}) == "# prints 0.9 instead of True"
     assert page.outcome({**made, "raises": "KeyError", "shown": "KeyError: 'x'"}) == "# raises KeyError: 'x'"
 

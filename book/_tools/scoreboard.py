@@ -139,7 +139,7 @@ def reproducers(data: dict[str, Any]) -> str:
             body.append(
                 f'<p id="{anchor(row, check)}"><b>{check}</b>: '
                 f"{html.escape(said(results[check]))}</p>"
-                f'<pre tabindex="0"><code>{html.escape(made["code"] + outcome(made))}</code></pre>'
+                f'<pre tabindex="0"><code>{lines(made["code"] + outcome(made))}</code></pre>'
             )
         if not failed and not meant:
             body.append("<p>It keeps all of the contract that applies to it.</p>")
@@ -148,26 +148,32 @@ def reproducers(data: dict[str, Any]) -> str:
     return f'<div class="sb-shown">{"".join(parts)}</div>'
 
 
+def lines(code: str) -> str:
+    """Each in a box of its own: where it is wrapped one sees that it goes on."""
+    return "".join(f"<span>{html.escape(line)}\n</span>" for line in code.splitlines())
+
+
 def outcome(made: dict[str, Any]) -> str:
     """A comment: what the lines did, and what they should have done."""
     if made["raises"]:
         return f"# raises {made['shown']}"
-    right = made["expected"] if made["limit"] is None else f"{figure(made['limit'])} at most"
+    limit = made["limit"]
+    right = made["expected"] if limit is None else f"{figure(limit)} at most" if limit else "0"
     return f"# prints {made['shown']} instead of {right}"
 
 
 def rest(results: dict[str, Any]) -> str:
     """A table of what passes, with its figure, and of what does not apply, with the reason."""
-    lines = []
+    rows = []
     for check, result in results.items():
         if result["status"] in ("pass", "n/a"):
             mark, word = MARKS[result["status"]]
             kind = result["status"].replace("/", "")
-            lines.append(
+            rows.append(
                 f'<tr><th scope="row">{check}</th><td class="sb-{kind}"><span aria-hidden="true">{mark}</span>'
                 f'<span class="sb-word">{word}</span></td><td>{html.escape(said(result))}</td></tr>'
             )
-    return f"<table>{''.join(lines)}</table>"
+    return f"<table>{''.join(rows)}</table>"
 
 
 def without_quote(result: dict[str, Any]) -> dict[str, Any]:
