@@ -1,7 +1,8 @@
 """A model from the hub where there is a GPU for it, and what it will need, told beforehand."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import nn
@@ -91,15 +92,35 @@ class Sizes:
 
 def sizes(name: str, variant: al.Variant, targets=TARGETS, checkpointing: bool = False) -> Sizes:
     """Of a model of `shapes()` with an adapter on it, in float32, without its weights: tensors that have a shape and
-    no numbers run through two blocks and through three, and the rest is a straight line."""
+    no numbers run through two blocks and through three, and the rest is a straight line.
+
+    With checkpointing, kept holds what one block keeps too, the one that is being computed again, as if it were there
+    while the logits are: a bound from above.
+    """
+    plain, block = _line(name, variant, targets, False)
+    if not checkpointing:
+        return plain
+    return replace(plain, kept=_line(name, variant, targets, True)[0].kept + block.kept)
+
+
+@functools.lru_cache
+def _line(name: str, variant: al.Variant, targets, checkpointed: bool) -> tuple[Sizes, Sizes]:
+    """The whole model's sizes, and those of one block."""
     config = shapes()[name]
-    few, more = (_on_shapes(config(layers), variant, targets, checkpointing) for layers in (2, 3))
-    layers = config().num_hidden_layers
+    few, more = (astuple(_on_shapes(config(n), variant, targets, checkpointed)) for n in (2, 3))
+    block = [b - a for a, b in zip(few, more)]
+    whole = [a + (config().num_hidden_layers - 2) * b for a, b in zip(few, block)]
+    return Sizes(*whole), Sizes(*block)
 
-    def at(what: str) -> int:
-        return getattr(few, what) + (layers - 2) * (getattr(more, what) - getattr(few, what))
 
-    return Sizes(at("parameters"), at("trained"), at("kept"), config().vocab_size)
+def of(model: nn.Module, adapter: al.Adapter) -> Sizes:
+    """Of a model that is there, with its adapter on."""
+    parameters = sum(p.numel() for p in model.parameters()) - adapter.num_parameters
+    training = model.training
+    model.train()
+    one, two = _kept(model, 1), _kept(model, 2)  # their difference: what depends on no token drops out
+    model.train(training)
+    return Sizes(parameters, adapter.num_parameters, (two - one) // TOKENS, model.config.vocab_size)
 
 
 def _on_shapes(config, variant: al.Variant, targets, checkpointing: bool) -> Sizes:
@@ -108,13 +129,10 @@ def _on_shapes(config, variant: al.Variant, targets, checkpointing: bool) -> Siz
 
     with FakeTensorMode():
         model = AutoModelForCausalLM.from_config(config)
-        parameters = sum(p.numel() for p in model.parameters())
         adapter = al.attach(model, variant, targets=targets)
         if checkpointing:
             checkpoint(model)
-        model.train()
-        one, two = _kept(model, 1), _kept(model, 2)  # their difference: what depends on no token drops out
-    return Sizes(parameters, adapter.num_parameters, (two - one) // TOKENS, config.vocab_size)
+        return of(model, adapter)
 
 
 def _kept(model: nn.Module, rows: int) -> int:
@@ -126,10 +144,17 @@ def _kept(model: nn.Module, rows: int) -> int:
         found[StorageWeakRef(tensor.untyped_storage())] = tensor
         return tensor
 
-    ids = torch.zeros(rows, TOKENS, dtype=torch.long)
+    ids = torch.zeros(rows, TOKENS, dtype=torch.long, device=model.device)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        _ = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        _ = model(input_ids=ids, attention_mask=padded(ids), use_cache=False).logits
     return sum(tensor.untyped_storage().nbytes() for key, tensor in found.items() if key not in own)
+
+
+def padded(ids: torch.Tensor) -> torch.Tensor:
+    """A mask with a pad in it, as batches have: attention without any keeps less."""
+    mask = torch.ones_like(ids)
+    mask[:, -1] = 0
+    return mask
 
 
 def checkpoint(model: nn.Module) -> None:
