@@ -2,11 +2,13 @@
 
 import json
 
+import nbformat
 import pytest
 from playwright.sync_api import expect
 
 from adapterlab import museum
 from adapterlab.kit import labels, pictures, widgets
+from paths import BOOK
 from test_widgets_browser import browser, seen, served, settle, visit  # noqa: F401
 from widget_runs import museum_reports
 
@@ -95,3 +97,19 @@ def test_a_picture_of_lines_tells_their_ends():
     shown = pictures.picture(pictures.Panel("loss", "step", "", lines, log="x"), alt="Two lines.", caption="See.")
     assert shown.alt == "Two lines. loss, with: 0.5 to 2. loss, without: 1 to 1."
     assert shown.svg == pictures.picture(pictures.Panel("loss", "step", "", lines, log="x"), alt="a", caption="").svg
+    two = [pictures.Panel("loss", "step", unit, lines) for unit in ("nats", "bits")]
+    labelled, once = (pictures.picture(*panels, alt="a", caption="") for panels in (two, [two[0], two[0]]))
+    assert labelled.svg != once.svg  # a unit of its own is said
+
+
+def test_every_exhibit_has_its_picture_and_its_lines_in_the_chapter():
+    cells = [cell for cell in nbformat.read(BOOK / "museum.ipynb", 4).cells if cell.get("outputs")]
+    data = [(cell.source, cell.outputs[-1].get("data", {})) for cell in cells]
+    drawn = "".join(source for source, d in data if "<figure" in d.get("text/html", "") and "pictures." in source)
+    told = "\n\n".join(d["text/markdown"] for source, d in data if source.startswith("label("))
+    otherwise = {"hra-gram-schmidt": "apply_GS=True", "merge-cycles": "merge_adapter()"}
+    for exhibit in museum.EXHIBITS.values():
+        assert otherwise.get(exhibit.name, f'"{exhibit.name}"') in drawn, exhibit.name
+        part = told.partition(f"**{exhibit.number}. ")[2].partition("\n\n**")[0]
+        assert "*Let through:*" in part and "*Caught by* `" in part and "*Instead:*" in part
+        assert "```python" in part, exhibit.name
