@@ -58,7 +58,7 @@ def rotation(answer: Callable) -> Verdict:
     eye = torch.eye(B, dtype=torch.float64)
     off = relative(seen @ seen.T, eye)
     back = relative(seen @ answer(skew(B), -C, CAP), eye)
-    alone = answer(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double() * 1e6, 1.0, CAP)
+    alone = answer(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double() * 1e6, 2.0, CAP)
     angle = _angle(alone)
     if off > NOTHING:
         saw = f"R R^T is off from the identity by {figure(off)} of its norm: lengths change."
@@ -75,7 +75,7 @@ def rotation(answer: Callable) -> Verdict:
     if angle is None:
         turned = "is nothing that I can read an angle off"
     else:
-        turned = f"turns its two axes by {angle:.3f} rad, at a cap of {CAP}"
+        turned = f"turns its two axes by {angle:.3f} rad at c = 2, with a cap of {CAP}"
     return wrong(
         tried=f"a random skew T of {B} x {B}, c = {C}, cap = {CAP}, in float64.",
         saw=saw,
@@ -115,8 +115,8 @@ def core(answer: Callable) -> Verdict:
 
     turned = cayley(skew(6), C, CAP)
 
-    def miss(delta=delta, R=turned, c=C) -> float:
-        return relative(answer(S.clone(), delta.clone(), R.clone(), c), truth(delta, R, c))
+    def miss(delta=delta, R=turned, c=C, whole=0.0) -> float:
+        return relative(answer(S.clone(), delta.clone(), R.clone(), c), truth(delta, R, c) + whole * torch.diag(S))
 
     plain = answer(S.clone(), delta.clone(), turned.clone(), C)
     start = answer(S.clone(), delta.clone(), torch.eye(6).double(), 0.0)
@@ -142,6 +142,7 @@ def core(answer: Callable) -> Verdict:
         experiment=isolate(
             miss,
             {
+                "left in the formula what W has already": {"whole": 1.0},
                 "set delta = 0": {"delta": torch.zeros_like(delta)},
                 "set c = 1": {"c": 1.0},
                 "set R = I": {"R": eye},
@@ -191,25 +192,26 @@ def mirror(answer: Callable) -> Verdict:
     left = adapter.coefficient
     number = isinstance(seen, (int, float, Tensor)) and not isinstance(seen, bool)
     number = number and torch.as_tensor(seen).numel() == 1
-    if number and abs(float(seen) - true) < 1e-6 and left == 0.25:
+    value = torch.as_tensor(seen).item() if number else math.nan
+    if abs(value - true) < 1e-6 and left == 0.25:
         return right(
             "it compares the two differences, not the two weights, over all entries at once, and leaves the "
             "coefficient where it was."
         )
     small_layer, small = steerable(1e-3)
     tiny = answer(small_layer, small, 1.0)
-    told = f"{float(tiny):.4f}" if number else describe(tiny)
+    told = f"{torch.as_tensor(tiny).item():.4f}" if number else describe(tiny)
     if not number:
         saw = f"it returned {describe(seen)}."
         question = "How many cosines do two differences have, taken as one long row of numbers each?"
-    elif abs(float(seen) - true) < 1e-6:
+    elif abs(value - true) < 1e-6:
         saw = f"the cosine is right, and the coefficient, which was 0.25, is {left:g} afterwards."
         question = "Who else uses this adapter after you have measured?"
-    elif abs(float(seen) - whole) < 1e-6:
-        saw = f"it returned {float(seen):.3f}, which is the cosine of the two weights W'."
+    elif abs(value - whole) < 1e-6:
+        saw = f"it returned {value:.3f}, which is the cosine of the two weights W'."
         question = "What do both W' have in common, and how much of their cosine is that?"
     else:
-        saw = f"it returned {float(seen):.3f}."
+        saw = f"it returned {value:.3f}."
         question = "Which two matrices do you compare, and at which coefficients were they made?"
     return wrong(
         tried="a layer of 24 inputs and 16 outputs, far from its start, with its coefficient at 0.25; I asked for c "
