@@ -1,6 +1,5 @@
 """Where the time of a step goes: products with W, thin products, casts, and the rest."""
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .costs import WORK, silent
