@@ -1,5 +1,6 @@
 """A choice of variant, targets, rate and batch: does it fit the plan, and does it learn?"""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -42,9 +43,10 @@ def choice(answer: Any) -> Verdict:
                 "Take fewer rows at a time. The plan says how many fit.",
             ),
         )
-    first, last, healthy = _tried(answer)
+    tried = answer["variant"], answer["targets"], answer["lr"]
+    first, last, healthy = _tried(*tried)
     if not healthy or last > LEFT * first:
-        lower, higher = (_left(*_tried({**answer, "lr": answer["lr"] * factor})) for factor in (0.1, 10))
+        lower, higher = (_left(*_tried(*tried[:2], tried[2] * factor)) for factor in (0.1, 10))
         return wrong(
             tried=f"{STEPS} steps with it on the embedded base, in rows of 8.",
             saw=f"{_left(first, last, healthy)}.",
@@ -78,14 +80,15 @@ def _left(first: float, last: float, healthy: bool) -> str:
     )
 
 
-def _tried(answer: Mapping) -> tuple[float, float, bool]:
+@functools.lru_cache(maxsize=64)
+def _tried(variant: al.Variant, targets: str, lr: float) -> tuple[float, float, bool]:
     from .. import records
     from ..base import load_base
     from ..training import train
 
     model, tokenizer = load_base()
     torch.manual_seed(0)
-    al.attach(model, answer["variant"], targets=answer["targets"])
+    al.attach(model, variant, targets=targets)
     try:
         run = train(
             model,
@@ -93,7 +96,7 @@ def _tried(answer: Mapping) -> tuple[float, float, bool]:
             records.RECORDS,
             steps=STEPS,
             batch_size=8,
-            lr=answer["lr"],
+            lr=lr,
             warmup=4,
             evaluate_every=STEPS,
             live=False,
