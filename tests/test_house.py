@@ -184,7 +184,7 @@ def test_the_interval_is_paired_and_close_to_the_exact_one():
 
 
 def test_the_lab_s_exact_interval_is_the_binomial_s():
-    from adapterlab.kit.grade.differences import exact
+    from adapterlab.kit.grade.lab5_nine_on_one_task.differences import exact
 
     values = torch.cat([torch.ones(30), torch.zeros(70)])
     weights = [math.comb(100, k) * 0.3**k * 0.7 ** (100 - k) for k in range(101)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adapterlab.kit import mystery, triage
-from adapterlab.kit.grade.ailments import AILMENTS, gap
-from adapterlab.kit.grade.readings import Readings, mysteries, sound
+from adapterlab.kit.grade.lab9_triage.ailments import AILMENTS, gap
+from adapterlab.kit.grade.lab9_triage.readings import Readings, mysteries, sound
 
 RECORD = json.loads(triage.RECORD.read_text())
 RECIPES = mystery.CASES | mystery.HEALTHY

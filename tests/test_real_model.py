@@ -11,7 +11,7 @@ import adapterlab as al
 from adapterlab import kit
 from adapterlab.bench.costs import saved
 from adapterlab.kit import base, batches, real_model, tasks
-from adapterlab.kit.grade.planned import planned
+from adapterlab.kit.grade.lab8_real_model.planned import planned
 from adapterlab.kit.records import FEW, RECORDS
 
 VOCABULARY = 3000  # more than the tokenizer has: the logits shall weigh something

@@ -12,7 +12,7 @@ def output(x, W, b, A, B, s, m):
 lab.grade("output")            # hint=2, hint=3 say more
 ```
 
-The graders of a lab are in the module of its name beside this file.
+The graders of a lab are in the package of its name beside this file.
 """
 
 from importlib import resources
@@ -25,5 +25,5 @@ __all__ = ["Lab", "Verdict", "labs", "right", "wrong"]
 
 def labs() -> list[str]:
     """The names of all labs: lab1_broken_loras, ..."""
-    names = (file.name for file in resources.files(__name__).iterdir())
-    return sorted(name.removesuffix(".py") for name in names if name.startswith("lab") and name[3:4].isdigit())
+    names = (folder.name for folder in resources.files(__name__).iterdir() if folder.is_dir())
+    return sorted(name for name in names if name.startswith("lab"))
