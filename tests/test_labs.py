@@ -80,7 +80,8 @@ def test_a_readers_own_answer_is_what_is_graded_and_run_all_reaches_the_end(righ
         f"@lab.exercise\ndef effective(W, b, A, B, s, m):\n    V = W + s * B @ A\n    d = {divisor}\n"
         "    mine.append(len(V))\n    return (m / d)[:, None] * V, b\n\n\nmine = []"
     )
-    cells[-1].source += "\nprint('last cell reached, called', len(mine) > 2)"
+    last = next(cell for cell in reversed(cells) if "lab.summary()" in cell.source)
+    last.source = "print('last cell reached, called', len(mine) > 2)\n" + last.source
     done = [cell for cell in run(notebook, ROOT / "labs").cells if cell.cell_type == "code"]
     said = json.dumps(done[place + 1].outputs) + json.dumps(done[place + 2].outputs)
     assert "yours stays" in said and ("Right." in said if right else "Not yet." in said)
