@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import adapterlab as al
-from adapterlab.kit.grade import patients
+from adapterlab.kit.grade.lab1_broken_loras import patients
 
 # ---- start ----------------------------------------------------------------------------------------
 
