@@ -69,12 +69,10 @@ def leave_the_start(answer: Callable) -> Verdict:
             saw=seen,
             expected="most rows turned, and most c away from 1, by more than 5 %.",
             experiment=f"I gave it a layer of another shape: there {elsewhere:.0%} of the rows turned.",
-            question="B starts at zero, A does not. What does a change of A alone do to the product?"
-            if turned < 0.75
-            else "What must move besides A and B, so that c is not 1?",
+            question=_what_is_missing(layer, turned),
             more=(
                 "There are three trained tensors. Print each before and after.",
-                "Random numbers of a quarter or so in B, and sizes m that are off by a third, are far enough.",
+                "Standard normal numbers in B, and sizes m that are off by a third, are far enough.",
             ),
         )
     again = adapted(al.DoRA(r=4, alpha=6), *SHAPES[0])
@@ -93,6 +91,14 @@ def leave_the_start(answer: Callable) -> Verdict:
             ),
         )
     return right(f"{seen[0].upper()}{seen[1:]} The base is untouched, and a second call goes to the same place.")
+
+
+def _what_is_missing(layer: nn.Linear, turned: float) -> str:
+    if turned >= 0.75:
+        return "What must move besides A and B, so that c is not 1?"
+    if not layer.adapter.lora_B.any():
+        return "B starts at zero, A does not. What does a change of A alone do to the product?"
+    return "How long are the rows of s B A beside those of W?"
 
 
 def _same_with_seed(answer: Callable) -> bool:

@@ -22,5 +22,6 @@ class DoubleBias(al.DoRA):
 class NoScale(al.DoRA):
     """B A where s B A belongs."""
 
-    def layer_scale(self):
-        return 1.0
+    def prepare(self, p, layer):
+        A, B, _, *rest = super().prepare(p, layer)
+        return A, B, 1.0, *rest
