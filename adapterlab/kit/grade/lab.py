@@ -51,7 +51,7 @@ class Lab:
         name, answer = self._named(step, value)
         if is_empty(answer):
             self.answers.pop(name, None)
-            print(f"{name}: empty so far. Put your own where the dots are, or run on: the solution below stands in.")
+            print(f"{name}: empty so far. Fill in the dots, or run on to the solution.")
         else:
             self.answers[name] = answer, "yours"
             print(f"{name}: yours. Grade it below.")
