@@ -1,6 +1,7 @@
 """The command `adapterlab`: one word for what to do, and the arguments of the module that does it."""
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -22,4 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"adapterlab: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[name]
-    return importlib.import_module(module).main(rest)
+    try:
+        code = importlib.import_module(module).main(rest)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
+        return 1
+    return code

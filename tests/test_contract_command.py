@@ -1,6 +1,7 @@
 """`adapterlab check`: what its words name, what it prints and writes, and how it ends."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -270,3 +271,11 @@ def test_pefts_methods_by_name_and_all_of_them(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line[6:].split()[0] for line in lines[:-1]] == [f"peft:{name}" for name in METHODS]
     assert lines[-1].endswith(f" of {len(METHODS)} keep the contract")
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback():
+    command = [sys.executable, "-c", "import sys; from adapterlab.cli import main; sys.exit(main(['check', '--list']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # before it has written a line
+        complaint = process.stderr.read()
+    assert process.returncode == 1 and not complaint
