@@ -19,7 +19,6 @@ from ..variant import Variant
 from .setting import Contender, Setting, contenders, put_on
 
 WARM_UP, PATIENCE = 2, 20.0  # rounds not counted; seconds after which three rounds of one contender are enough
-SHORT = 0.05  # seconds; so short a call depends on whose weights are in the caches
 
 # ---- time -----------------------------------------------------------------------------------------
 
@@ -77,22 +76,21 @@ def _seconds(run: Callable[[], None], device: str, repeats: int = 1) -> float:
 
 def take_turns(runs: dict[str, Callable[[], None]], device: str, rounds: int) -> dict[str, list[float | None]]:
     """Seconds of each in each round; None where one so slow was left out after three rounds."""
-    repeats, spent, short = {}, dict.fromkeys(runs, 0.0), {}
+    repeats, spent = {}, dict.fromkeys(runs, 0.0)
     for name, run in runs.items():
         run()
-        once = _seconds(run, device)
         # Short calls are timed in groups: the clock's own call costs as much, and one interruption would be all.
-        repeats[name], short[name] = max(1, min(200, round(1e-2 / max(once, 1e-7)))), once < SHORT
+        repeats[name] = max(1, min(200, round(1e-2 / max(_seconds(run, device), 1e-7))))
     times: dict[str, list[float | None]] = {name: [] for name in runs}
     names = list(runs)
     for k in range(-WARM_UP, rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:  # none is always the first
+        # None is always the first. But two that changed places would run twice in a row each, once on warm caches.
+        first = k % len(names) if len(names) > 2 else 0
+        for name in names[first:] + names[:first]:
             if k >= 3 and spent[name] > PATIENCE or k < 0 and spent[name] > PATIENCE / 4:
                 if k >= 0:
                     times[name].append(None)
                 continue
-            if short[name]:
-                runs[name]()  # its own weights, as in a loop of its own
             seconds = _seconds(runs[name], device, repeats[name])
             spent[name] += seconds * repeats[name]
             if k >= 0:
