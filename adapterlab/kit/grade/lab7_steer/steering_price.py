@@ -138,8 +138,8 @@ def choice(answer: Any) -> Verdict:
     if number and held and not room:
         return right(
             f"counted anew, it keeps {kept:.0%}, for {task:.0%} of the task, and a tenth more would be at the edge or "
-            "past it. How little that buys is the finding: a coefficient turns everything at once, what you want and what you "
-            "pay with.",
+            "past it. How little that buys is the finding: a coefficient turns everything at once, what you want and "
+            "what you pay with.",
         )
     if not number:
         saw, asked = f"you chose {describe(answer)}.", "Of what type is a coefficient, and of what type is your answer?"
