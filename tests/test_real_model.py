@@ -86,7 +86,7 @@ def test_no_record_shows_a_held_out_pair():
 # ---- scores ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["add_rev", "kjv", RECORDS], ids=str)
+@pytest.mark.parametrize("task", ["add_rev", "kjv", RECORDS], ids=lambda task: getattr(task, "name", task))
 def test_a_score_in_pieces_is_the_score(task, monkeypatch):
     model, tokenizer = kit.load_base()
     whole = kit.evaluate(model, tokenizer, task, n=50)
