@@ -1,5 +1,7 @@
 """Every interactive figure of the built book: it moves by keyboard and by mouse, and stands still without scripts."""
 
+import gzip
+
 import nbformat
 import pytest
 
@@ -22,7 +24,7 @@ def stills(name):
 
 
 FIGURES = {name: count for name in PAGES if (count := stills(name))}
-MOST_BYTES = 1_500_000  # of a chapter, beside the scripts that all pages share
+MOST_BYTES = 700_000  # of a chapter, compressed as servers do, beside the scripts that all pages share
 
 
 def figures(page, name):
@@ -218,7 +220,7 @@ def test_a_page_is_light(site, browser, name):
     """The page itself and what only it loads; the shared scripts and fonts are cached after the first page."""
     context = browser.new_context(**VIEWS["light"])
     page, sizes = context.new_page(), []
-    page.on("response", lambda r: "/_static/" in r.url or sizes.append(len(r.body())))
+    page.on("response", lambda r: "/_static/" in r.url or sizes.append(len(gzip.compress(r.body()))))
     page.goto(f"{site}/{name}.html", wait_until="networkidle")
     assert 0 < sum(sizes) < MOST_BYTES
     context.close()

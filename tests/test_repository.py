@@ -202,7 +202,8 @@ def test_where_one_file_cannot_be_written_none_is(copy, monkeypatch, capsys, bre
 
 def test_make_passes_the_address_on():
     for given, passed in (([], ""), ([f"URL={HERE}"], f" {HERE}")):
-        lines = subprocess.run(["make", "-n", "repository", *given], cwd=ROOT, capture_output=True, text=True).stdout
+        command = ["make", "--no-print-directory", "-n", "repository", *given]
+        lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
         assert lines.rstrip().endswith(f"repository.py{passed}")
 
 
