@@ -69,7 +69,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv; this takes a minute or two."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch || { echo "PyTorch could not be installed; pip's message above says why."; exit 1; }
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kit,quant,peft,lab,book,test]' || { echo "The environment could not be set up; pip's message above says why."; exit 1; }
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kit,quant,peft,train,lab,book,test]' || { echo "The environment could not be set up; pip's message above says why."; exit 1; }
 	@touch $(READY)
 
 # What only `make mutants` needs.

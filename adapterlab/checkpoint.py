@@ -1,4 +1,4 @@
-"""save and load: one safetensors file, whole or not at all.
+"""save, load and restore: one safetensors file, whole or not at all.
 
 The file holds the adapters' tensors under their full module paths ("model.layers.0.self_attn.q_proj.
 adapter.lora_A") and one metadata entry, "adapterlab", a JSON object:
@@ -17,6 +17,7 @@ import math
 import os
 import reprlib
 import warnings
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -225,13 +226,89 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
             used.update(full_name(layer_path, name) for name in adapter.tensors())
             adapters[layer_path] = adapter
         passes.append(adapters)
-    if surplus := sorted(set(tensors) - used):
-        raise AdapterFileError(f"{path} holds {_short(surplus[0])}, which belongs to no adapted layer")
+    _refuse_surplus(path, tensors, used)
     _check_base(header["base"], {layer_path: layers[layer_path] for layer_path in header["base"]}, strict_base)
     for adapters in passes:
         for layer_path, adapter in adapters.items():
             adapter.derive(layers[layer_path])
     return install(model, passes)
+
+
+# ---- restore --------------------------------------------------------------------------------------
+
+
+def restore(model: nn.Module, path: str | os.PathLike) -> None:
+    """Put the values of a file that `save` wrote into the adapters that `model` has: how training goes on.
+
+    They are copied into the tensors that are there, which an optimiser may hold. Everything is checked before the
+    first is. Of a sharded model (FSDP2) every rank must call this.
+
+    Raises:
+        ValueError: the model has no adapter.
+        AdapterFileError: the file is missing, damaged or of a newer format, or what it holds is not what is attached:
+            the same variants with the same fields on the same layers, in as many passes.
+        BaseMismatchError: an adapted layer's weights are not those that the adapter was trained on.
+    """
+    layers = {layer.adapter.path: layer for layer in adapted_layers(model)}
+    if not layers:
+        raise ValueError("the model has no adapter to restore: attach one first, or call load")
+    refuse_other_root(model)
+    header, tensors = _read(Path(path))
+    _check_structure(header)
+    _refuse_others(path, header["passes"], list(layers.values()))
+    values = {}
+    for entry in header["passes"]:
+        for layer_path in entry["layers"]:
+            adapter = layers[layer_path].adapter
+            specs, dtype = specs_of(adapter.variant, layer_path, layers[layer_path]), _storage_dtype(adapter)
+            for name, own in adapter.tensors().items():
+                values[full_name(layer_path, name)] = own
+                _check_present(full_name(layer_path, name), tensors, specs[name], dtype)
+    _refuse_surplus(path, tensors, values)
+    _check_base(header["base"], layers, strict=True)
+    with torch.no_grad():
+        for full, own in values.items():
+            own.copy_(_like(own, tensors[full]))
+
+
+def _refuse_others(path: str | os.PathLike, passes: list[dict], layers: list[nn.Module]) -> None:
+    """The file's passes must be those that are attached."""
+    stored, present = _by_layer(passes), _by_layer(json.loads(json.dumps(_passes(layers))))
+    advice = "attach what it was trained with, or detach and load it"
+    for layer_path in sorted(stored.keys() | present.keys()):
+        if layer_path not in present:
+            raise AdapterFileError(f"{path} adapts {_short(layer_path)}, which has no adapter here: {advice}")
+        if layer_path not in stored:
+            raise AdapterFileError(f"{path} does not adapt {layer_path!r}, which has an adapter here: {advice}")
+        if stored[layer_path] != present[layer_path]:
+            key = next(key for key, value in present[layer_path].items() if stored[layer_path][key] != value)
+            raise AdapterFileError(
+                f"{path} holds another adapter for {layer_path!r} than the one attached: {key} "
+                f"{_short(stored[layer_path][key])} there, {_short(present[layer_path][key])} here: {advice}"
+            )
+
+
+def _by_layer(passes: list[dict]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {
+            "variant": entry["variant"],
+            "fields": entry["fields"] | facts["fields"],
+            "dtype": facts["dtype"],
+            "scale": facts["scale"],
+            "pass": order,
+        }
+        for order, entry in enumerate(passes)
+        for path, facts in entry["layers"].items()
+    }
+
+
+def _like(own: Tensor, value: Tensor) -> Tensor:
+    """The value, sharded as `own` is."""
+    if not is_sharded(own):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(own.device, own.dtype), own.device_mesh, own.placements)
 
 
 # ---- load: the file ---------------------------------------------------------------------------------
@@ -343,11 +420,20 @@ def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors
     found = {}
     for name, spec in specs.items():
         full = full_name(path, name)
-        if full not in tensors:
-            raise AdapterFileError(f"the tensor {full!r} is missing")
-        _check_tensor(full, tensors[full], spec, dtype)
+        _check_present(full, tensors, spec, dtype)
         found[name] = tensors[full].to(layer.weight.device, copy=True)
     return LayerAdapter(variant, path, found, buffers_of(specs), facts["scale"])
+
+
+def _refuse_surplus(path: str | os.PathLike, tensors: dict[str, Tensor], used: Iterable[str]) -> None:
+    if surplus := sorted(set(tensors) - set(used)):
+        raise AdapterFileError(f"{path} holds {_short(surplus[0])}, which belongs to no adapted layer")
+
+
+def _check_present(full: str, tensors: dict[str, Tensor], spec: ParamSpec, dtype: torch.dtype) -> None:
+    if full not in tensors:
+        raise AdapterFileError(f"the tensor {full!r} is missing")
+    _check_tensor(full, tensors[full], spec, dtype)
 
 
 def _check_tensor(full: str, tensor: Tensor, spec: ParamSpec, dtype: torch.dtype) -> None:

@@ -45,6 +45,24 @@ def write(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
+def publish(folder: Path, target: Path) -> None:
+    """Give a finished folder its name, on the same file system: under it nobody ever finds half of the files.
+
+    Raises:
+        OSError: a file cannot be synced, or `target` is there already.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    for inner in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        with contextlib.suppress(OSError):
+            _sync_folder(inner)
+    folder.rename(target)
+    with contextlib.suppress(OSError):
+        _sync_folder(target.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a renaming survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
