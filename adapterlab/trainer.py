@@ -210,8 +210,11 @@ def _is_sharded(model: nn.Module) -> bool:
 
 def _check_folder(folder: Path, sharded: bool) -> None:
     """It holds what resuming reads, and nothing of it is cut short."""
-    needed = (ADAPTER, STATE, SCHEDULER) if sharded else (ADAPTER, STATE, SCHEDULER, "optimizer.pt")
-    if missing := [name for name in needed if not (folder / name).is_file()]:
+    optimizers = ("optimizer.bin", "optimizer_0") if sharded else ("optimizer.pt",)
+    missing = [name for name in (ADAPTER, STATE, SCHEDULER) if not (folder / name).is_file()]
+    if not any((folder / name).exists() for name in optimizers):
+        missing.append(" or ".join(optimizers))
+    if missing:
         raise AdapterFileError(
             f"{folder} is no checkpoint to resume from, it has no {' and no '.join(missing)}: name another, or al.load "
             "an adapter and train from there"
@@ -220,7 +223,8 @@ def _check_folder(folder: Path, sharded: bool) -> None:
         TrainerState.load_from_json(str(folder / STATE))
     except (ValueError, TypeError, OSError) as error:
         raise AdapterFileError(f"{folder / STATE} is damaged: {error}") from error
-    for path in sorted(folder.glob("*.pt*")):  # what torch.save writes is a zip, whose parts have checksums
+    # What torch.save writes is a zip, whose parts have checksums.
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".pth", ".bin")):
         try:
             with zipfile.ZipFile(path) as content:
                 damaged = content.testzip()
