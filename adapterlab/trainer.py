@@ -29,7 +29,6 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 
 from .checkpoint import restore, save
 from .files import AdapterFileError, publish
@@ -126,10 +125,10 @@ class SavesAdapter:
         limit = self.args.save_total_limit
         if not limit or limit < 1:
             return
-        found = [path for path in run.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+        found = _checkpoints(run)
         kept = {newest, Path(self.state.best_model_checkpoint or newest).name}
         old = [path for path in found if path.name not in kept]
-        old.sort(key=lambda path: (path.stat().st_mtime, int(path.name.partition("-")[2])))
+        old.sort(key=lambda path: (path.stat().st_mtime, _step(path)))
         for path in old[: max(0, len(found) - max(limit, len(kept)))]:
             path.rename(run / STAGING / path.name)
 
@@ -166,10 +165,12 @@ class SavesAdapter:
             BaseMismatchError: it was trained on another base.
         """
         if resume_from_checkpoint is True:
-            run = self.args.output_dir
-            resume_from_checkpoint = get_last_checkpoint(run) if os.path.isdir(run) else None
-            if resume_from_checkpoint is None:
+            run = Path(self.args.output_dir)
+            # Saving at SIGTERM, transformers makes the folder first, with this mark in it.
+            found = [path for path in _checkpoints(run) if not (path / "checkpoint-is-incomplete.txt").exists()]
+            if not found:
                 raise AdapterFileError(f"{run} holds no checkpoint to resume from: start with train()")
+            resume_from_checkpoint = str(max(found, key=_step))
         if resume_from_checkpoint:
             _check_folder(Path(resume_from_checkpoint), sharded=self.is_fsdp_enabled)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -204,6 +205,14 @@ def _passing_for_trainable(model: nn.Module | None) -> Iterator[None]:
             del model._hf_peft_config_loaded
 
 
+def _checkpoints(run: Path) -> list[Path]:
+    return [path for path in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
 def _is_sharded(model: nn.Module) -> bool:
     return any(is_sharded(p) for layer in adapted_layers(model) for p in (layer.weight, *layer.adapter.parameters()))
 
@@ -228,7 +237,7 @@ def _check_folder(folder: Path, sharded: bool) -> None:
         try:
             with zipfile.ZipFile(path) as content:
                 damaged = content.testzip()
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # whatever zipfile makes of a damaged file
             raise AdapterFileError(f"{path} is damaged: {error}") from error
         if damaged:
             raise AdapterFileError(f"{path} is damaged: the checksum of {damaged} does not match")

@@ -1,4 +1,4 @@
-"""restore: a file's values into adapters that are there, all of them or none, into the tensors that an optimiser holds."""
+"""restore: a file's values into adapters that are there, all or none, into the tensors that an optimiser holds."""
 
 import json
 import os
