@@ -536,6 +536,15 @@ def test_a_checkpoint_on_demand_is_whole_and_one_that_was_not_ended_is_passed_ov
     assert len(losses(resumed)) == 3 and resumed.state.global_step == 3
 
 
+def test_the_last_checkpoint_is_the_one_of_the_highest_step(tmp_path):
+    straight(tmp_path, DORA, max_steps=10, save_steps=1, save_total_limit=2)
+    assert sorted(os.listdir(tmp_path / "straight")) == ["checkpoint-10", "checkpoint-9"]
+    (tmp_path / "straight" / "checkpoint-9" / "adapter.safetensors").unlink()  # which is not read
+    trainer = AdapterTrainer(adapted(DORA, 1), arguments(tmp_path / "straight", max_steps=11), train_dataset=Rows())
+    trainer.train(resume_from_checkpoint=True)
+    assert len(losses(trainer)) == 11
+
+
 def test_a_folder_with_no_checkpoint(tmp_path):
     trainer = AdapterTrainer(adapted(DORA, 1), arguments(tmp_path / "run"), train_dataset=Rows())
     refuses_to_resume(trainer, True, al.AdapterFileError, "holds no checkpoint to resume from")
