@@ -40,7 +40,8 @@ def base(tmp_path_factory):
 def elsewhere(tmp_path_factory, base):
     """The processes of trainer_worker.py, which run beside the tests; call with a name for its folder when done."""
     running, logs = {}, {}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launcher in (("killed", []), ("together", two)):
         out = tmp_path_factory.mktemp(name)
