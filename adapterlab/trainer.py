@@ -13,7 +13,9 @@ Any other Trainer gets the same from the mixin: `class AdapterSFTTrainer(SavesAd
 
 To resume, a script attaches as it did before, or calls `al.load` on the checkpoint's `adapter.safetensors`; values come
 from the checkpoint either way. A folder `checkpoint-N` appears under its name when every file in it is written and
-synced, so that a run that is killed goes on from the last save.
+synced, so that a run that is killed goes on from the last save. What Trainer logs as a loss is a mean since it logged
+last or was resumed: save at a step that logs, and the logs are equal too. Each save reads the adapted layers' weights
+once, for the fingerprint.
 """
 
 import contextlib
@@ -99,10 +101,11 @@ class SavesAdapter:
             shutil.rmtree(staging, ignore_errors=True)  # what a run that was killed has left
         self.accelerator.wait_for_everyone()
         self._staging, self._push_when_published = staging, False
+        best_before = self.state.best_model_checkpoint
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self._staging = None
+            self._staging, self.state.best_model_checkpoint = None, best_before  # not where it was looked for now
         best = getattr(self.state, "best_global_step", None)
         if best and (best == self.state.global_step or (run / f"checkpoint-{best}").is_dir()):
             self.state.best_model_checkpoint = str(run / f"checkpoint-{best}")

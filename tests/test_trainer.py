@@ -212,6 +212,17 @@ def test_a_model_that_model_init_makes(tmp_path):
         AdapterTrainer(args=arguments(tmp_path), train_dataset=Rows(), model_init=lambda: tiny_llama())
 
 
+def test_with_other_arguments(tmp_path):
+    """Accumulation, autocast, another schedule, and no logs at the saves."""
+    options = dict(gradient_accumulation_steps=2, bf16=True, lr_scheduler_type="cosine", warmup_steps=1)
+    first, second = (run(tmp_path, DORA, per_device_train_batch_size=1, **options) for run in (straight, resumed))
+    assert_resumed(tmp_path)
+    assert bits(first.model) == bits(second.model)
+
+    rare = [run(tmp_path / "rare", DORA, logging_steps=5) for run in (straight, resumed)]
+    assert bits(rare[0].model) == bits(rare[1].model)
+
+
 @pytest.mark.parametrize("reentrant", [None, False, True])
 def test_activation_checkpointing(reentrant, tmp_path):
     """The embedding is frozen: its output must ask for a gradient, or a checkpoint that is re-entered has none."""
@@ -394,6 +405,7 @@ def test_whenever_a_save_is_cut_off_only_whole_checkpoints_are_found(disk, tmp_p
     trainer = straight(tmp_path, DORA, max_steps=4, save_total_limit=1)
     run, kept = tmp_path / "straight", tmp_path / "kept"
     (run / "checkpoint-4").rename(kept)
+    trainer.state.best_global_step = 4
 
     def again(crash_at):
         """The save of step 4 with step 2's beside it, and a finished one of step 4 from an earlier run."""
@@ -401,6 +413,7 @@ def test_whenever_a_save_is_cut_off_only_whole_checkpoints_are_found(disk, tmp_p
         for step in (2, 4):
             shutil.copytree(kept, run / f"checkpoint-{step}")
             os.utime(run / f"checkpoint-{step}", (step, step))
+        trainer.state.best_model_checkpoint = None
         try:
             with disk.watched(crash_at):
                 trainer._save_checkpoint(trainer.model, None)
@@ -417,6 +430,7 @@ def test_whenever_a_save_is_cut_off_only_whole_checkpoints_are_found(disk, tmp_p
         found = [path for path in run.iterdir() if path.name != ".saving"]
         assert found and all(path.name in ("checkpoint-2", "checkpoint-4") for path in found), moment
         assert all(files(path) == WHOLE for path in found), moment
+        assert trainer.state.best_model_checkpoint in (None, str(run / "checkpoint-4"))
         for path in found:
             for name in WHOLE - {"training_args.bin", "trainer_state.json"}:
                 assert (path / name).read_bytes() == (kept / name).read_bytes(), (moment, path, name)
