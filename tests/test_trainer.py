@@ -609,6 +609,8 @@ def test_two_processes_resume(run, elsewhere):
     out = assert_ended(elsewhere("together")) / run
     assert_resumed(out)
     assert sorted(os.listdir(out / "straight")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    saves = [line.split() for line in (out.parent / "saves").read_text().splitlines()]
+    assert {rank for rank, path in saves if run in path} == ({"0"} if "ddp" in run else {"0", "1"}), "who saved"
     found = files(out / "straight" / "checkpoint-6")
     optimizer = {name for name in found if name.startswith("optimizer")}
     random_states = {"rng_state_0.pth", "rng_state_1.pth"}

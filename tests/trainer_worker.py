@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 
 import adapterlab as al
+import adapterlab.trainer
 from adapterlab.trainer import AdapterTrainer
 from helpers import attach, far_from_start, tiny_llama
 
@@ -111,6 +112,14 @@ def killed(out):
 
 def together(out):
     """Each way of training in two processes, without interruption and resumed."""
+    save = adapterlab.trainer.save
+
+    def noted(model, path):
+        with open(out / "saves", "a") as notes:
+            notes.write(f"{os.environ['RANK']} {path}\n")
+        save(model, path)
+
+    adapterlab.trainer.save = noted
     dora, half = al.DoRA(r=4, alpha=6), dict(per_device_train_batch_size=BATCH // 2)
     for kind, dropout in ((None, 0.0), ("nf4", 0.1)):  # without dropout, two processes do what one does
         for run in (straight, resumed):
