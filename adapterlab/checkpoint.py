@@ -262,13 +262,13 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
             adapter = layers[layer_path].adapter
             specs, dtype = specs_of(adapter.variant, layer_path, layers[layer_path]), _storage_dtype(adapter)
             for name, own in adapter.tensors().items():
-                values[full_name(layer_path, name)] = own
-                _check_present(full_name(layer_path, name), tensors, specs[name], dtype)
+                full = full_name(layer_path, name)
+                values[full] = own, _stored(full, tensors, specs[name], dtype)
     _refuse_surplus(path, tensors, values)
     _check_base(header["base"], layers, strict=True)
     with torch.no_grad():
-        for full, own in values.items():
-            own.copy_(_like(own, tensors[full]))
+        for own, value in values.values():
+            own.copy_(_like(own, value))
 
 
 def _refuse_others(path: str | os.PathLike, passes: list[dict], layers: list[nn.Module]) -> None:
@@ -420,8 +420,7 @@ def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors
     found = {}
     for name, spec in specs.items():
         full = full_name(path, name)
-        _check_present(full, tensors, spec, dtype)
-        found[name] = tensors[full].to(layer.weight.device, copy=True)
+        found[name] = _stored(full, tensors, spec, dtype).to(layer.weight.device, copy=True)
     return LayerAdapter(variant, path, found, buffers_of(specs), facts["scale"])
 
 
@@ -430,10 +429,15 @@ def _refuse_surplus(path: str | os.PathLike, tensors: dict[str, Tensor], used: I
         raise AdapterFileError(f"{path} holds {_short(surplus[0])}, which belongs to no adapted layer")
 
 
-def _check_present(full: str, tensors: dict[str, Tensor], spec: ParamSpec, dtype: torch.dtype) -> None:
+def _stored(full: str, tensors: dict[str, Tensor], spec: ParamSpec, dtype: torch.dtype) -> Tensor:
+    """The file's tensor, in the shape that the variant gives it."""
     if full not in tensors:
         raise AdapterFileError(f"the tensor {full!r} is missing")
-    _check_tensor(full, tensors[full], spec, dtype)
+    tensor = tensors[full]
+    if spec.shape == (1,) and tensor.shape == ():  # as DeLoRA's lambda was stored before it could be sharded
+        tensor = tensor.reshape(1)
+    _check_tensor(full, tensor, spec, dtype)
+    return tensor
 
 
 def _check_tensor(full: str, tensor: Tensor, spec: ParamSpec, dtype: torch.dtype) -> None:

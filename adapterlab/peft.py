@@ -372,7 +372,7 @@ def _empty(variant, path, layer, dtype):
 def _from_delora(config, path, layer, tensors):
     A, B, strength, wnorm = _take(path, tensors, "delora_A", "delora_B", "delora_lambda", "delora_w_norm")
     lambda0 = float(_pattern_value(config.lambda_pattern, path, config.delora_lambda))
-    found = {"lora_A": A, "lora_B": B, "lora_lambda": strength.reshape(()), "lora_wnorm": wnorm}
+    found = {"lora_A": A, "lora_B": B, "lora_lambda": strength.reshape(1), "lora_wnorm": wnorm}
     return _make(DeLoRA, path, {"r": _rank(config, path, A), "lambda0": lambda0}), found, 1.0
 
 

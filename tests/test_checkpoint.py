@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import nn
 
 import adapterlab as al
-from adapterlab.checkpoint import _checksum
+from adapterlab.checkpoint import _checksum, restore
 from anatomy import anatomy, bits, unchanged
 from helpers import FLOATS, IDS, VARIANTS, attach, far_from_start, linear, randn, relative, small_model
 
@@ -423,6 +423,26 @@ def test_a_tensor_of_the_wrong_shape_or_dtype(variant, wrong, path):
         al.save(model, path)
         rewrite(path, lambda header, tensors, name=name: tensors.update({name: wrong(tensors[name])}))
         refused(path, f"{re.escape(repr(name))} is .* where this model needs")
+
+
+def lambda_as_a_scalar(header, tensors):
+    """As files hold it that were written before it could be sharded."""
+    names = [name for name in tensors if "lora_lambda" in name]
+    tensors.update({name: tensors[name].reshape(()) for name in names})
+    assert names
+
+
+@pytest.mark.parametrize("start", ["zero", "copy"])
+def test_deloras_lambda_as_a_scalar_loads(start, path):
+    model = saved(path, al.DeLoRA(r=4, start=start))
+    rewrite(path, lambda_as_a_scalar)
+    fresh = small_model()
+    al.load(fresh, path)
+    assert adapters_of(fresh) == adapters_of(model)
+    again = small_model()
+    attach(again, al.DeLoRA(r=4, start=start))
+    restore(again, path)
+    assert adapters_of(again) == adapters_of(model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

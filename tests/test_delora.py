@@ -79,6 +79,24 @@ def test_lambda_bounds_the_update_whatever_a_and_b_are(start, norm, seed, r, str
     assert size <= strength * (1 + (start == "copy")) * (1 + 1e-9)
 
 
+@STARTS
+def test_lambda_may_be_a_scalar_or_of_shape_1(start):
+    layer, x = linear(12, 20), randn(5, 12, seed=1)
+    adapter = far_from_start(al.attach(layer, al.DeLoRA(r=4, start=start), dtype=torch.float64))
+    y, (W, _) = layer(x), al.effective_weight(layer)
+    assert {t.shape for name, t in layer.adapter.tensors().items() if "lambda" in name} == {(1,)}
+    count = adapter.num_parameters
+    layer.adapter.lora_lambda = torch.nn.Parameter(layer.adapter.lora_lambda.detach().reshape(()))
+    assert torch.equal(layer(x), y) and torch.equal(al.effective_weight(layer)[0], W)
+    assert adapter.num_parameters == count == 4 * (12 + 20) + 1
+    layer(x).sum().backward()
+    assert layer.adapter.lora_lambda.grad.shape == () and layer.adapter.lora_lambda.grad != 0
+    with adapter.frozen(), torch.no_grad():
+        assert torch.equal(layer(x), y)
+    al.merge(layer)
+    assert relative(layer.weight, W) < 1e-12
+
+
 def test_a_direction_without_length_adds_nothing():
     layer, x = linear(12, 20), randn(5, 12, seed=1)
     far_from_start(al.attach(layer, al.DeLoRA(r=4), dtype=torch.float64))

@@ -55,7 +55,7 @@ PEFT_NAMES = {
     "hra_u.": ("lora_U", lambda p: p.t()),
     "delora_A.": ("lora_A", lambda p: p),
     "delora_B.": ("lora_B", lambda p: p),
-    "delora_lambda.": ("lora_lambda", lambda p: p.view(())),
+    "delora_lambda.": ("lora_lambda", lambda p: p),
     "ia3_l.": ("lora_g", lambda p: p.view(-1)),
 }
 

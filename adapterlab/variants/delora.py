@@ -1,7 +1,7 @@
 """DeLoRA · Bini et al. 2025, arXiv 2503.18225, eq. 8.  W' = W + (lambda / r) B diag(1 / (|b_i| |a_i|)) A diag(|W|)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class DeLoRA(Variant):
             eq. 9: A and B start at random and a frozen copy of the start is subtracted.
         norm: |W| per input "column", as in PEFT, or the "scalar" Frobenius norm of eq. 8.
 
-    Tensors: lora_A (r, d_in), lora_B (d_out, r), lora_lambda (), trained; lora_wnorm (d_in,), frozen; with
+    Tensors: lora_A (r, d_in), lora_B (d_out, r), lora_lambda (1,), trained; lora_wnorm (d_in,), frozen; with
     start="copy" also lora_A0, lora_B0, lora_lambda0, frozen. lora_B and lora_wnorm are stored in float32 at
     least: near B = 0 the gradient of B is beyond what float16 can hold.
 
@@ -61,13 +61,13 @@ class DeLoRA(Variant):
         specs = {
             "lora_A": ParamSpec(A, kaiming),
             "lora_B": ParamSpec(B, kaiming if copy else nn.init.zeros_, full_precision=True),
-            "lora_lambda": ParamSpec((), lambda t: t.fill_(self.lambda0)),
+            "lora_lambda": ParamSpec((1,), lambda t: t.fill_(self.lambda0)),  # FSDP2 shards no scalar
             "lora_wnorm": ParamSpec((d_in,), as_buffer=True, full_precision=True),
         }
         if copy:
             specs["lora_A0"] = ParamSpec(A, as_buffer=True)
             specs["lora_B0"] = ParamSpec(B, as_buffer=True, full_precision=True)
-            specs["lora_lambda0"] = ParamSpec((), specs["lora_lambda"].init, as_buffer=True)
+            specs["lora_lambda0"] = replace(specs["lora_lambda"], as_buffer=True)
         return specs
 
     def init(self, p, layer):
