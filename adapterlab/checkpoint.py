@@ -28,9 +28,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from .files import MAX_HEADER, AdapterFileError, parse, read, write
-from .fingerprint import BOUNDS, Sketch, digest, is_sharded, judge, measure, sketches, whole
+from .fingerprint import BOUNDS, Sketch, digest, judge, measure, sketches
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_name, specs_of
 from .runtime import DTYPES, Adapter, install, refuse_other_root
+from .sharding import refuse_spread, reshard, sharded_as, whole
 from .targets import named_layers
 from .variant import VARIANTS, ParamSpec, Variant
 from .weights import precision
@@ -54,18 +55,20 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     Raises:
         ValueError: the model has no adapter.
         AdapterFileError: the file cannot be written, or load would refuse it: a value is not finite, a field is
-            nothing that JSON gives back. What stood there before is intact.
+            nothing that JSON gives back; or ranks attached different adapters. What stood there before is intact.
     """
     layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no adapter to save: attach one first")
     refuse_other_root(model)
-    shards = [t for layer in layers for t in (layer.weight, *layer.adapter.tensors().values()) if is_sharded(t)]
-    writes = not shards or torch.distributed.get_rank() == 0
+    sharded = reshard(model)
+    writes = not sharded or torch.distributed.get_rank() == 0
     header: dict[str, Any] = {"format": FORMAT, "library": metadata.version("adapterlab"), "passes": _passes(layers)}
     tensors = {}
     for layer in layers:
         tensors |= _tensors(layer)
+    if sharded:
+        _refuse_other_ranks(_checksum(header, tensors), layers[0].weight.device)
     by_path = {layer.adapter.path: layer for layer in layers}
     measured = _measure(by_path, *((digest, sketches) if writes else ()))
     error = None
@@ -76,13 +79,27 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             write(Path(path), _content(tensors, header))
         except AdapterFileError as failure:
             error = failure
-    if shards:
-        failed = torch.tensor(int(error is not None), device=shards[0].device)
+    if sharded:
+        failed = torch.tensor(int(error is not None), device=layers[0].weight.device)
         torch.distributed.broadcast(failed, 0)
         if failed and not writes:
             error = AdapterFileError(f"rank 0 could not write {path}")
     if error is not None:
         raise error
+
+
+def _refuse_other_ranks(checksum: str, device: torch.device) -> None:
+    """FSDP2 shards the parameters that each rank has made, and leaves the frozen tensors as each has made them."""
+    own = torch.tensor(list(bytes.fromhex(checksum)), device=device)
+    of_rank_0 = own.clone()
+    torch.distributed.broadcast(of_rank_0, 0)
+    differs = (own != of_rank_0).any().int()
+    torch.distributed.all_reduce(differs, torch.distributed.ReduceOp.MAX)
+    if differs:
+        raise AdapterFileError(
+            "the ranks have trained with different frozen tensors, which are no one adapter: before fully_shard, let "
+            "every rank attach with the same seed and the same calibration data"
+        )
 
 
 def _passes(layers: list[nn.Module]) -> list[dict]:
@@ -204,12 +221,13 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
         strict_base: False turns a base model with other weights from an error into a warning.
 
     Raises:
-        ValueError: the model has adapters already.
+        ValueError: the model has adapters already, or is sharded or wrapped in DDP.
         AdapterFileError: the file is missing, damaged, of a newer format, or does not fit this model.
         BaseMismatchError: an adapted layer's weights are not those that the adapter was trained on.
     """
     if adapted_layers(model):
         raise ValueError("the model has adapters already: detach them, then load")
+    refuse_spread(model)
     header, tensors = _read(Path(path))
     _check_structure(header)
     layers = dict(named_layers(model))
@@ -253,6 +271,7 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
     if not layers:
         raise ValueError("the model has no adapter to restore: attach one first, or call load")
     refuse_other_root(model)
+    reshard(model)
     header, tensors = _read(Path(path))
     _check_structure(header)
     _refuse_others(path, header["passes"], list(layers.values()))
@@ -268,7 +287,7 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
     _check_base(header["base"], layers, strict=True)
     with torch.no_grad():
         for own, value in values.values():
-            own.copy_(_like(own, value))
+            own.copy_(sharded_as(own, value))
 
 
 def _refuse_others(path: str | os.PathLike, passes: list[dict], layers: list[nn.Module]) -> None:
@@ -300,15 +319,6 @@ def _by_layer(passes: list[dict]) -> dict[str, dict[str, Any]]:
         for order, entry in enumerate(passes)
         for path, facts in entry["layers"].items()
     }
-
-
-def _like(own: Tensor, value: Tensor) -> Tensor:
-    """The value, sharded as `own` is."""
-    if not is_sharded(own):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(own.device, own.dtype), own.device_mesh, own.placements)
 
 
 # ---- load: the file ---------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .sharding import is_sharded, whole
 from .weights import stored_weight
 
 # How far a copy in this precision may be from the original, finest first: relative to the norm, and per entry.
@@ -106,15 +107,6 @@ def _naming(path: str) -> Iterator[None]:
         yield
     except (TypeError, RuntimeError) as error:  # stored in an unknown way, or not here (the meta device)
         raise ValueError(f"the weight of layer {path!r} cannot be read: {error}") from error
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered, for which every rank must call this; any other as it is."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def digest(W: Tensor, b: Tensor | None) -> str:

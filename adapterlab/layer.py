@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .ops import arithmetic_dtype
+from .sharding import gathered
 from .variant import ParamSpec, Variant
 from .weights import dense_weight
 
@@ -185,9 +186,10 @@ def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     adapter = getattr(layer, "adapter", None)
     if not isinstance(adapter, LayerAdapter):
         raise ValueError(f"this {type(layer).__name__} has no adapter: pass a layer named in adapter.targets")
-    W, b = dense_weight(layer), layer.bias
-    dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in adapter.tensors().values()))
-    p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in adapter.tensors().items()})
+    with gathered(layer):
+        W, b, tensors = dense_weight(layer), layer.bias, adapter.tensors()
+    dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in tensors.values()))
+    p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in tensors.items()})
     if adapter.variant.steerable:
         p.coefficient = adapter.coefficient
     with full_precision(W.device):

@@ -24,6 +24,7 @@ from .layer import (
     unhook,
 )
 from .ops import arithmetic_dtype
+from .sharding import gathered, refuse_spread, reshard
 from .targets import Patterns, clean, select
 from .variant import Variant
 from .weights import dense_weight, merged_dtype, resume_repacking, stop_repacking, storage
@@ -46,7 +47,8 @@ def attach(
 ) -> "Adapter":
     """Put `variant` on layers of `model`, freeze every other parameter, and return a handle.
 
-    Nothing has changed if it raises. A second attach, on other layers, is allowed.
+    Nothing has changed if it raises. A second attach, on other layers, is allowed. In several processes each attaches
+    before the model is wrapped, with the same seed and calibration data: DDP hands out what rank 0 has, FSDP2 does not.
 
     Args:
         model: any module, a bare nn.Linear among them.
@@ -60,7 +62,7 @@ def attach(
 
     Raises:
         ValueError: no layer matches, a layer is adapted already, the variant does not fit a layer, calibration
-            data is missing or not taken, or `dtype` is none of the four.
+            data is missing or not taken, `dtype` is none of the four, or the model is sharded or wrapped in DDP.
         TypeError: `variant` is no variant, or a layer stores its weight in an unknown way.
     """
     if not isinstance(variant, Variant):
@@ -72,6 +74,7 @@ def attach(
     if variant.data == "none" and calibration_data is not None:
         raise ValueError(f"{variant.name} takes no calibration data: leave calibration_data out")
     refuse_other_root(model)
+    refuse_spread(model)
     chosen = select(model, targets, exclude, layers)
     taken = [path for path, layer in chosen.items() if hasattr(layer, "adapter")]
     if taken:
@@ -267,7 +270,7 @@ class Adapter:
 
 
 def _freeze(layer: nn.Module) -> None:
-    with full_precision(layer.weight.device):
+    with full_precision(layer.weight.device), gathered(layer):
         prepared = layer.adapter.variant.prepare(layer.adapter, layer)
     # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
     layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
@@ -285,6 +288,7 @@ def _remove(model: nn.Module, layers: list[nn.Module]) -> None:
     if not layers:
         return
     refuse_other_root(model)
+    reshard(model)
     was_trainable, repacking = layers[0].adapter.was_trainable, layers[0].adapter.repacking
     for layer in layers:
         unhook(layer)
@@ -317,13 +321,18 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
             the dtype they compute in. Without it such a layer is refused.
 
     Raises:
-        ValueError: no adapter is attached, a weight to be changed is tied to another module, a layer is quantised
-            and `dequantize` is false, or a merged weight would not be finite in the base's dtype.
+        ValueError: no adapter is attached, the model is sharded, a weight to be changed is tied to another module, a
+            layer is quantised and `dequantize` is false, or a merged weight would not be finite in the base's dtype.
     """
     layers = adapted_layers(model)
     if not layers:
         raise ValueError("the model has no adapter to merge")
     refuse_other_root(model)
+    if reshard(model):
+        raise ValueError(
+            "a sharded model cannot be merged, for FSDP2 keeps the weights that it was given: save the adapter, load "
+            "it into a model that is not sharded, and merge that"
+        )
     _refuse_tied(model, layers)
     kept, room = {}, KEPT_WHILE_MERGING
     for layer in layers:  # all are tried before any is changed; what there is no room for is made a second time

@@ -23,10 +23,24 @@ def clean(path: str) -> str:
 
 
 def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear-like layer with its clean path, in model order; a bare layer has the path ""."""
+    """Every linear-like layer with its clean path, in model order; a bare layer has the path "".
+
+    Without those whose hooks would silently never run.
+    """
+    bypassed = bypassed_layers(model)
     for path, module in model.named_modules():
-        if is_linear_like(module):
+        if is_linear_like(module) and clean(path) not in bypassed:
             yield clean(path), module
+
+
+def bypassed_layers(model: nn.Module) -> list[str]:
+    """Clean paths of the out_proj that nn.MultiheadAttention multiplies by without calling it."""
+    return [
+        clean(f"{path}.out_proj" if path else "out_proj")
+        for path, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        and (type(module).forward is nn.MultiheadAttention.forward or not is_linear_like(module.out_proj))
+    ]
 
 
 def select(
@@ -35,18 +49,25 @@ def select(
     """The layers that `attach` adapts, by clean path in model order.
 
     Raises:
-        ValueError: a pattern is no regular expression, or nothing matches (the nearest names are given).
+        ValueError: a pattern is no regular expression, nothing matches (the nearest names are given), or `targets`
+            names a layer that its model never calls.
     """
     wanted, unwanted = _compile(targets), _compile(exclude) or []
     blocks = None if layers is None else set(layers)
-    chosen = {}
-    for path, layer in named_layers(model):
+
+    def is_chosen(path: str) -> bool:
         if wanted is None:
             matches = not any(pattern.search(path) for pattern in unwanted)
         else:
             matches = any(pattern.search(path) for pattern in wanted)
-        if matches and (blocks is None or block_index(path) in blocks):
-            chosen[path] = layer
+        return matches and (blocks is None or block_index(path) in blocks)
+
+    if wanted is not None and (named := list(filter(is_chosen, bypassed_layers(model)))):
+        raise ValueError(
+            f"targets={targets!r} names {', '.join(map(repr, named))}, where an adapter would never run: "
+            "nn.MultiheadAttention multiplies by that weight and never calls the layer. Leave it out of `targets`"
+        )
+    chosen = {path: layer for path, layer in named_layers(model) if is_chosen(path)}
     if not chosen:
         raise ValueError(_nothing_matches(model, targets, blocks))
     return chosen

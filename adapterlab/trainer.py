@@ -34,9 +34,9 @@ from transformers.trainer_callback import TrainerState
 
 from .checkpoint import restore, save
 from .files import AdapterFileError, publish
-from .fingerprint import is_sharded
 from .layer import adapted_layers
 from .runtime import refuse_other_root
+from .sharding import reshard
 
 ADAPTER, STATE, SCHEDULER = "adapter.safetensors", "trainer_state.json", "scheduler.pt"
 STAGING = ".saving"  # the folder beside the checkpoints in which one is filled, and in which old ones are deleted
@@ -83,7 +83,7 @@ class SavesAdapter:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder, model = Path(output_dir or self.args.output_dir), self._adapted()
         folder.mkdir(parents=True, exist_ok=True)
-        if self.args.should_save or _is_sharded(model):  # of shards every rank must gather
+        if self.args.should_save or reshard(model):  # of shards every rank must gather
             save(model, folder / ADAPTER)
         if not self.args.should_save:
             return
@@ -214,10 +214,6 @@ def _checkpoints(run: Path) -> list[Path]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.partition("-")[2])
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(is_sharded(p) for layer in adapted_layers(model) for p in (layer.weight, *layer.adapter.parameters()))
 
 
 def _check_folder(folder: Path, sharded: bool) -> None:

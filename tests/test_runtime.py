@@ -208,8 +208,40 @@ def test_the_children_of_multihead_attention_that_are_never_called_are_left_out(
     model = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
     assert attach(model, al.LoRA(r=2)).targets == ("linear1", "linear2")
     al.detach(model)
-    with pytest.raises(ValueError, match="nearest names"):
+    # Named, it is refused with the reason, among other matches too; in blocks that were not asked for it is not meant.
+    for targets in ("out_proj", "linear|proj", ["linear1", r"attn\.out_proj$"], "."):
+        with unchanged(model), pytest.raises(ValueError, match="names 'self_attn.out_proj', .*never calls the layer"):
+            attach(model, al.LoRA(r=2), targets=targets)
+    stack = nn.TransformerEncoder(model, 2)
+    with pytest.raises(ValueError, match=r"names 'layers.1.self_attn.out_proj', where"):
+        attach(stack, al.LoRA(r=2), targets="linear1|out_proj", layers=[1])
+    with pytest.raises(ValueError, match="names 'out_proj', .*never calls"):
+        attach(model.self_attn, al.LoRA(r=2), targets="out_proj")
+    assert attach(stack, al.LoRA(r=2), targets="linear1", layers=[1]).targets == ("layers.1.linear1",)
+
+
+def test_an_out_proj_that_another_library_put_into_multihead_attention_is_not_called_either():
+    model = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    model.self_attn.out_proj = nn.Linear(8, 8)
+    assert attach(model, al.LoRA(r=2)).targets == ("linear1", "linear2")
+    al.detach(model)
+    with pytest.raises(ValueError, match="'self_attn.out_proj'.*never calls"):
         attach(model, al.LoRA(r=2), targets="out_proj")
+
+
+def test_attention_that_calls_its_out_proj_is_adapted():
+    class Calls(nn.MultiheadAttention):
+        def __init__(self):
+            super().__init__(8, 2)
+            self.out_proj = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.out_proj(x)
+
+    model, x = Calls(), randn(3, 8, seed=1, dtype=torch.float32)
+    base = model(x)
+    assert far_from_start(attach(model, al.LoRA(r=2), targets="out_proj")).targets == ("out_proj",)
+    assert relative(model(x), base) > 0.05
 
 
 @each_variant
