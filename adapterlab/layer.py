@@ -56,6 +56,8 @@ class LayerAdapter(nn.Module):
         return self._apply_variant(layer, x, y)
 
     def _apply_variant(self, layer: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+        if x.is_nested:  # as nn.TransformerEncoder hands on a padded batch in eval mode
+            return _nested_as(x, self._apply_variant(layer, _rows(x), None if y is None else _rows(y)))
         if self.prepared is not None:
             if torch.is_grad_enabled():
                 raise RuntimeError(
@@ -103,6 +105,17 @@ class LayerAdapter(nn.Module):
 def full_precision(device: torch.device) -> torch.autocast:
     """Outside autocast, which would take the adapter's products to bf16 or fp16."""
     return torch.autocast(device.type, enabled=False)
+
+
+def _rows(nested: Tensor) -> Tensor:
+    """All rows of a nested tensor, one below the other."""
+    return nested.values() if nested.layout == torch.jagged else torch.cat(nested.unbind())
+
+
+def _nested_as(nested: Tensor, rows: Tensor) -> Tensor:
+    if nested.layout == torch.jagged:
+        return torch.nested.nested_tensor_from_jagged(rows, nested.offsets())
+    return torch.nested.as_nested_tensor(list(rows.split([len(part) for part in nested.unbind()])))
 
 
 class _Of:

@@ -256,6 +256,27 @@ def test_the_fused_path_of_a_transformer_layer_does_not_go_past_the_adapter(vari
     assert relative(adapted, model(x)) < 5e-6
 
 
+@each_variant
+def test_a_padded_batch_in_a_transformer_encoder(variant):
+    """Without gradients torch packs it into a nested tensor on its way, which every layer is then given."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2).eval()
+    x, padding = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    options = {"calibration_data": [torch.randn(4, 5, 8)]} if variant.data == "required" else {}
+    with torch.no_grad():
+        base = model(x, src_key_padding_mask=padding)
+        adapter = far_from_start(attach(model, variant, **options))
+        adapted = model(x, src_key_padding_mask=padding)
+        with adapter.frozen():
+            assert torch.equal(model(x, src_key_padding_mask=padding), adapted)
+        model.use_nested_tensor = False
+        plain = model(x, src_key_padding_mask=padding).masked_fill(padding[..., None], 0)
+        assert relative(adapted, plain) < 5e-6 and relative(adapted, base) > 0.05
+        model.use_nested_tensor = True
+        al.detach(model)
+        assert torch.equal(model(x, src_key_padding_mask=padding), base)
+
+
 # ---- detach ---------------------------------------------------------------------------------------
 
 

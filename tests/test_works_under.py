@@ -94,6 +94,27 @@ def test_a_layer_called_by_keyword(variant, dtype):
     assert torch.equal(layer(input=x), layer(x))
 
 
+@each_variant
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_a_nested_tensor_is_as_its_parts(variant, layout):
+    layer = linear(12, 8, dtype=torch.float32)
+    adapter = far_from_start(attach(layer, variant))
+    parts = [randn(n, 12, seed=n, dtype=torch.float32).requires_grad_() for n in (3, 1, 5)]
+    expected = [layer(part) for part in parts]
+    sum(y.square().sum() for y in expected).backward()
+    of_parts, of_parameters = [part.grad for part in parts], gradients(adapter)
+
+    nested = torch.nested.nested_tensor([part.detach() for part in parts], layout=layout, requires_grad=True)
+    y = layer(nested)
+    assert y.is_nested and y.layout == layout
+    sum(part.square().sum() for part in y.unbind()).backward()
+    for found, wanted in zip((*y.unbind(), *nested.grad.unbind()), (*expected, *of_parts), strict=True):
+        assert relative(found, wanted) < FP32
+    assert_close(gradients(adapter), of_parameters)
+    base = nn.functional.linear(nested, layer.weight)
+    assert (y + base).is_nested  # of one raggedness with what another layer makes of x
+
+
 # ---- dtypes ---------------------------------------------------------------------------------------
 
 
