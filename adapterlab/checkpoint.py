@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from .files import MAX_HEADER, AdapterFileError, parse, read, write
 from .fingerprint import BOUNDS, Sketch, digest, judge, measure, sketches
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_name, specs_of
+from .offload import UNWRAP, lent, refuse_offloaded
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .sharding import refuse_spread, reshard, sharded_as, whole
 from .targets import named_layers
@@ -66,7 +67,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     header: dict[str, Any] = {"format": FORMAT, "library": metadata.version("adapterlab"), "passes": _passes(layers)}
     tensors = {}
     for layer in layers:
-        tensors |= _tensors(layer)
+        with lent(layer.adapter):
+            tensors |= _tensors(layer)
     if sharded:
         _refuse_other_ranks(_checksum(header, tensors), layers[0].weight.device)
     by_path = {layer.adapter.path: layer for layer in layers}
@@ -150,7 +152,9 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
     for name, tensor in adapter.tensors().items():
         full = full_name(adapter.path, name)
         if tensor.is_meta:
-            raise AdapterFileError(f"{full!r} is on the meta device: there are no values to save")
+            raise AdapterFileError(
+                f"{full!r} is on the meta device: there are no values to save, unless {UNWRAP} brings them back"
+            )
         # lora_m goes back to float32, without loss, where model.bfloat16() has cast it: load asks for that.
         # A copy: safetensors refuses tensors that share memory, as tied ones do.
         stored = whole(tensor.detach()).to("cpu", specs[name].storage_dtype(dtype), copy=True).contiguous()
@@ -222,7 +226,8 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
 
     Raises:
         ValueError: the model has adapters already, or is sharded or wrapped in DDP.
-        AdapterFileError: the file is missing, damaged, of a newer format, or does not fit this model.
+        AdapterFileError: the file is missing, damaged, of a newer format, or does not fit this model, a layer's weight
+            having no values (on the meta device) among it.
         BaseMismatchError: an adapted layer's weights are not those that the adapter was trained on.
     """
     if adapted_layers(model):
@@ -248,7 +253,8 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
     _check_base(header["base"], {layer_path: layers[layer_path] for layer_path in header["base"]}, strict_base)
     for adapters in passes:
         for layer_path, adapter in adapters.items():
-            adapter.derive(layers[layer_path])
+            with lent(layers[layer_path]):
+                adapter.derive(layers[layer_path])
     return install(model, passes)
 
 
@@ -262,7 +268,7 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
     first is. Of a sharded model (FSDP2) every rank must call this.
 
     Raises:
-        ValueError: the model has no adapter.
+        ValueError: the model has no adapter, or one that is offloaded.
         AdapterFileError: the file is missing, damaged or of a newer format, or what it holds is not what is attached:
             the same variants with the same fields on the same layers, in as many passes.
         BaseMismatchError: an adapted layer's weights are not those that the adapter was trained on.
@@ -271,6 +277,8 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
     if not layers:
         raise ValueError("the model has no adapter to restore: attach one first, or call load")
     refuse_other_root(model)
+    for layer_path, layer in layers.items():
+        refuse_offloaded(layer.adapter, full_name(layer_path, "")[:-1], "restored")
     reshard(model)
     header, tensors = _read(Path(path))
     _check_structure(header)
@@ -427,10 +435,12 @@ def _restore(variant: Variant, path: str, layer: nn.Module, facts: dict, tensors
         specs = specs_of(variant, path, layer)
     except Exception as error:
         raise AdapterFileError(f"{_short(variant)} is not for {path!r}: {str(error)[:300]}") from error
+    with lent(layer):
+        device = layer.weight.device
     found = {}
     for name, spec in specs.items():
         full = full_name(path, name)
-        found[name] = _stored(full, tensors, spec, dtype).to(layer.weight.device, copy=True)
+        found[name] = _stored(full, tensors, spec, dtype).to(device, copy=True)
     return LayerAdapter(variant, path, found, buffers_of(specs), facts["scale"])
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .offload import at_hand
 from .sharding import is_sharded, whole
 from .weights import stored_weight
 
@@ -88,12 +89,12 @@ def measure(layers: Mapping[str, nn.Module], *functions: Callable) -> dict[str, 
     found = {}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for path, layer in layers.items():
-            with _naming(path):
+            elsewhere = layer.weight.is_meta or is_sharded(layer.weight)
+            with _naming(path), at_hand(layer, path):
                 W, b = stored_weight(layer), None if layer.bias is None else layer.bias.detach()
-                gathered = is_sharded(W)
                 W, b = whole(W), None if b is None else whole(b)
             found[path] = [pool.submit(function, W, b) for function in functions]
-            if gathered or W.numel() <= _CHUNK:  # gathered ones must not pile up; small ones gain nothing
+            if elsewhere or W.numel() <= _CHUNK:  # what was brought here must not pile up; small ones gain nothing
                 wait(found[path])
         for path, jobs in found.items():
             with _naming(path):
@@ -105,7 +106,7 @@ def measure(layers: Mapping[str, nn.Module], *functions: Callable) -> dict[str, 
 def _naming(path: str) -> Iterator[None]:
     try:
         yield
-    except (TypeError, RuntimeError) as error:  # stored in an unknown way, or not here (the meta device)
+    except (TypeError, RuntimeError) as error:  # stored in an unknown way
         raise ValueError(f"the weight of layer {path!r} cannot be read: {error}") from error
 
 

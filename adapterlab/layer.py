@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .offload import at_hand, is_absent, lent, refuse_gradients
 from .ops import arithmetic_dtype
 from .sharding import gathered
 from .variant import ParamSpec, Variant
@@ -125,15 +126,25 @@ class _Of:
         self.layer = layer
 
 
+class _OfOffloaded:
+    """The same for an adapter that is offloaded itself: it asks for the layer when it has been lent its own tensors."""
+
+    def __init__(self, layer: nn.Module):
+        self._layer = layer
+
+    @property
+    def layer(self) -> nn.Module:
+        refuse_gradients(self._layer.adapter)
+        return self._layer
+
+
 def _call(layer: nn.Module, *tensors: Tensor) -> Tensor:
-    offloading = getattr(layer, "_hf_hook", None) if layer.weight.is_meta else None
-    if offloading is None:
+    if not layer.weight.is_meta:
         return layer.adapter(_Of(layer), *tensors)
-    offloading.pre_forward(layer)  # accelerate lends the weights for the layer's own forward alone
-    try:
-        return layer.adapter(_Of(layer), *tensors)
-    finally:
-        offloading.post_forward(layer, None)
+    of = _OfOffloaded(layer) if is_absent(layer.adapter) else _Of(layer)
+    with lent(layer):  # accelerate lends the weights for the layer's own forward alone, and moves its inputs then
+        moved = (tensor.to(layer.weight.device) for tensor in tensors)
+        return layer.adapter(of, *moved).to(tensors[-1].device)
 
 
 def _run_on_output(layer: nn.Module, args: tuple, kwargs: dict, y: Tensor) -> Tensor | None:
@@ -194,12 +205,12 @@ def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
         parameters. The switch of `disabled()` is not looked at.
 
     Raises:
-        ValueError: the layer has no adapter.
+        ValueError: the layer has no adapter, or no values (on the meta device).
     """
     adapter = getattr(layer, "adapter", None)
     if not isinstance(adapter, LayerAdapter):
         raise ValueError(f"this {type(layer).__name__} has no adapter: pass a layer named in adapter.targets")
-    with gathered(layer):
+    with at_hand(layer, adapter.path), gathered(layer):
         W, b, tensors = dense_weight(layer), layer.bias, adapter.tensors()
     dtype = arithmetic_dtype(W.dtype, *(t.dtype for t in tensors.values()))
     p = SimpleNamespace(scale=adapter.scale, **{name: t.to(dtype) for name, t in tensors.items()})

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from .files import AdapterFileError, read, write
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_precision, specs_of
+from .offload import at_hand, lent, refuse_offloaded
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
 from .variant import Variant
@@ -72,7 +73,9 @@ def to_peft(model: nn.Module, folder: str | os.PathLike, *, as_lora: bool = Fals
     refuse_other_root(model)
     if "" in layers:
         raise ValueError("PEFT adapts layers inside a model, not a bare layer: put it into a module first")
-    with torch.no_grad():
+    with torch.no_grad(), lent(*(layer.adapter for layer in layers.values())):
+        for path, layer in layers.items():
+            refuse_offloaded(layer.adapter, f"{path}.adapter", "exported")
         config, tensors = _lora_form(layers) if as_lora else _own_form(layers)
     config |= _targets(model, list(layers), config.get("feedforward_modules"))
     content = {}
@@ -124,7 +127,7 @@ def _as_dora(layers):
 def _lora_form(layers: dict[str, nn.Module]) -> tuple[dict, dict[str, Tensor]]:
     tensors, ranks = {}, {}
     for path, layer in layers.items():
-        with full_precision(layer.weight.device):
+        with at_hand(layer, path), full_precision(layer.weight.device):
             factors = layer.adapter.variant.low_rank(layer.adapter, layer)
         if factors is None:
             raise ValueError(
@@ -273,16 +276,15 @@ def from_peft(model: nn.Module, folder: str | os.PathLike) -> Adapter:
     passes: dict[tuple, dict[str, LayerAdapter]] = {}
     for path in (path for path in layers if path in found):  # in model order
         try:
-            variant, tensors, scale = FROM[config.peft_type](config, path, layers[path], found[path])
-            adapter = _restore(variant, path, layers[path], tensors, scale)
+            with at_hand(layers[path], path):
+                variant, tensors, scale = FROM[config.peft_type](config, path, layers[path], found[path])
+                adapter = _restore(variant, path, layers[path], tensors, scale)
+                adapter.derive(layers[path])
         except AdapterFileError:
             raise
         except Exception as error:  # PEFT takes fields of any type: a pattern that is no pattern, an alpha that is text
             raise AdapterFileError(f"the layer {path!r} cannot be read from {folder}: {str(error)[:300]}") from error
         passes.setdefault((variant, scale), {})[path] = adapter
-    for adapters in passes.values():
-        for path, adapter in adapters.items():
-            adapter.derive(layers[path])
     return install(model, list(passes.values()))
 
 

@@ -23,6 +23,7 @@ from .layer import (
     specs_of,
     unhook,
 )
+from .offload import at_hand, lent, refuse_lent_in_blocks, refuse_offloaded
 from .ops import arithmetic_dtype
 from .sharding import gathered, refuse_spread, reshard
 from .targets import Patterns, clean, select
@@ -62,7 +63,8 @@ def attach(
 
     Raises:
         ValueError: no layer matches, a layer is adapted already, the variant does not fit a layer, calibration
-            data is missing or not taken, `dtype` is none of the four, or the model is sharded or wrapped in DDP.
+            data is missing or not taken, `dtype` is none of the four, the model is sharded or wrapped in DDP, or a
+            layer's weight has no values (on the meta device).
         TypeError: `variant` is no variant, or a layer stores its weight in an unknown way.
     """
     if not isinstance(variant, Variant):
@@ -84,19 +86,25 @@ def attach(
 
     adapters = {}
     for path, layer in chosen.items():
-        dense_weight(layer)  # refuses what cannot be read, before any tensor is made
-        specs = specs_of(variant, path, layer)
-        tensors = {name: spec.make_tensor(dtype, layer.weight.device) for name, spec in specs.items()}
-        adapters[path] = LayerAdapter(variant, path, tensors, buffers_of(specs), variant.layer_scale())
-        with torch.no_grad(), full_precision(layer.weight.device):
-            adapters[path].derive(layer)
-            try:
-                variant.init(adapters[path], layer)
-            except ValueError as error:
-                raise ValueError(f"{variant.name} cannot start on layer {path!r}: {error}") from None
+        with at_hand(layer, path):
+            adapters[path] = _start(variant, path, layer, dtype)
     if calibration_data is not None:
         _calibrate(model, variant, chosen, adapters, calibration_data)
     return install(model, [adapters])
+
+
+def _start(variant: Variant, path: str, layer: nn.Module, dtype: torch.dtype) -> LayerAdapter:
+    dense_weight(layer)  # refuses what cannot be read, before any tensor is made
+    specs = specs_of(variant, path, layer)
+    tensors = {name: spec.make_tensor(dtype, layer.weight.device) for name, spec in specs.items()}
+    adapter = LayerAdapter(variant, path, tensors, buffers_of(specs), variant.layer_scale())
+    with torch.no_grad(), full_precision(layer.weight.device):
+        adapter.derive(layer)
+        try:
+            variant.init(adapter, layer)
+        except ValueError as error:
+            raise ValueError(f"{variant.name} cannot start on layer {path!r}: {error}") from None
+    return adapter
 
 
 def _calibrate(model, variant, chosen, adapters, data) -> None:
@@ -105,12 +113,17 @@ def _calibrate(model, variant, chosen, adapters, data) -> None:
         # Closed here: after an error the traceback would keep the stream, and with it its hooks on the model.
         with closing(calibrate.layer_inputs(model, chosen, data)) as batches:
             for path, adapter in adapters.items():
-                adapter.base_weight = functools.partial(dense_weight, chosen[path])
+                adapter.base_weight = functools.partial(_lent_weight, chosen[path])
             variant.group_init(adapters, batches)
             for adapter in adapters.values():  # it must not keep the layer alive, nor be pickled with it
                 del adapter.base_weight
     finally:
         resume_repacking(stopped.values())
+
+
+def _lent_weight(layer: nn.Module) -> Tensor:
+    with lent(layer):
+        return dense_weight(layer)
 
 
 def install(model: nn.Module, passes: list[dict[str, LayerAdapter]]) -> "Adapter":
@@ -270,7 +283,7 @@ class Adapter:
 
 
 def _freeze(layer: nn.Module) -> None:
-    with full_precision(layer.weight.device), gathered(layer):
+    with at_hand(layer, layer.adapter.path), full_precision(layer.weight.device), gathered(layer):
         prepared = layer.adapter.variant.prepare(layer.adapter, layer)
     # Copies: an edit of lora_A would otherwise be seen at once, and beside the old norm in DoRA.
     layer.adapter.prepared = tuple(t.clone() if isinstance(t, Tensor) else t for t in prepared)
@@ -288,6 +301,7 @@ def _remove(model: nn.Module, layers: list[nn.Module]) -> None:
     if not layers:
         return
     refuse_other_root(model)
+    refuse_lent_in_blocks(model, [layer.adapter for layer in layers])
     reshard(model)
     was_trainable, repacking = layers[0].adapter.was_trainable, layers[0].adapter.repacking
     for layer in layers:
@@ -321,8 +335,9 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
             the dtype they compute in. Without it such a layer is refused.
 
     Raises:
-        ValueError: no adapter is attached, the model is sharded, a weight to be changed is tied to another module, a
-            layer is quantised and `dequantize` is false, or a merged weight would not be finite in the base's dtype.
+        ValueError: no adapter is attached, the model is sharded, a weight to be changed is tied to another module or
+            offloaded, a layer is quantised and `dequantize` is false, or a merged weight would not be finite in the
+            base's dtype.
     """
     layers = adapted_layers(model)
     if not layers:
@@ -333,6 +348,9 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
             "a sharded model cannot be merged, for FSDP2 keeps the weights that it was given: save the adapter, load "
             "it into a model that is not sharded, and merge that"
         )
+    for layer in layers:
+        refuse_offloaded(layer, layer.adapter.path, "merged")
+        refuse_offloaded(layer.adapter, full_name(layer.adapter.path, "")[:-1], "merged")
     _refuse_tied(model, layers)
     kept, room = {}, KEPT_WHILE_MERGING
     for layer in layers:  # all are tried before any is changed; what there is no room for is made a second time
