@@ -278,7 +278,7 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
         raise ValueError("the model has no adapter to restore: attach one first, or call load")
     refuse_other_root(model)
     for layer_path, layer in layers.items():
-        refuse_offloaded(layer.adapter, full_name(layer_path, "")[:-1], "restored")
+        refuse_offloaded(layer.adapter, full_name(layer_path, "")[:-1], f"bring it back with {UNWRAP}, then restore it")
     reshard(model)
     header, tensors = _read(Path(path))
     _check_structure(header)

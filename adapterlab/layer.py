@@ -81,6 +81,7 @@ class LayerAdapter(nn.Module):
     def _forget_derived(self) -> None:
         for name in self.derived:
             self._buffers[name] = None
+            self._non_persistent_buffers_set.discard(name)  # accelerate's offload_buffers takes each for a tensor
 
     def _apply(self, fn, recurse=True):  # what .to(), .half(), .cuda() ... call
         before = {name: self._buffers[name] for name in self.derived}
@@ -96,7 +97,7 @@ class LayerAdapter(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved: trained parameters and frozen buffers, by name."""
-        unsaved = self._non_persistent_buffers_set
+        unsaved = {*self._non_persistent_buffers_set, *self.derived}
         return {**self._parameters, **{n: b for n, b in self._buffers.items() if n not in unsaved}}
 
     def extra_repr(self) -> str:

@@ -47,8 +47,9 @@ def at_hand(layer: nn.Module, path: str) -> Iterator[None]:
     with lent(*modules):
         if any(map(is_absent, modules)):
             raise ValueError(
-                f"the weight of layer {path!r} cannot be read: it is on the meta device, where it has no values. Load "
-                f"the model's weights first, or bring back with {UNWRAP} what accelerate has offloaded in whole blocks"
+                f"the weight of layer {path!r} cannot be read: it is on the meta device, where it has no values. "
+                "Load the model's weights first; where accelerate offloads them, layer by layer, not in whole blocks "
+                "(preload_module_classes)"
             )
         yield
 
@@ -68,17 +69,14 @@ def _refuse_gradient(name: str, gradient: Tensor) -> None:
     )
 
 
-def refuse_offloaded(module: nn.Module, path: str, what: str) -> None:
+def refuse_offloaded(module: nn.Module, path: str, remedy: str) -> None:
     """For what would have to be written to tensors that accelerate keeps.
 
     Raises:
         ValueError: a tensor of the module's own is on the meta device.
     """
     if is_absent(module):
-        raise ValueError(
-            f"{path!r} is on the meta device, or offloaded there by accelerate, and cannot be {what}: load the model's "
-            f"weights, or bring them back with {UNWRAP}"
-        )
+        raise ValueError(f"{path!r} is on the meta device, or offloaded there by accelerate: {remedy}")
 
 
 def refuse_lent_in_blocks(model: nn.Module, adapters: list[nn.Module]) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .files import AdapterFileError, read, write
 from .layer import LayerAdapter, adapted_layers, buffers_of, full_precision, specs_of
-from .offload import at_hand, lent, refuse_offloaded
+from .offload import UNWRAP, at_hand, lent, refuse_offloaded
 from .runtime import DTYPES, Adapter, install, refuse_other_root
 from .targets import named_layers
 from .variant import Variant
@@ -75,7 +75,7 @@ def to_peft(model: nn.Module, folder: str | os.PathLike, *, as_lora: bool = Fals
         raise ValueError("PEFT adapts layers inside a model, not a bare layer: put it into a module first")
     with torch.no_grad(), lent(*(layer.adapter for layer in layers.values())):
         for path, layer in layers.items():
-            refuse_offloaded(layer.adapter, f"{path}.adapter", "exported")
+            refuse_offloaded(layer.adapter, f"{path}.adapter", f"bring it back with {UNWRAP}, then export it")
         config, tensors = _lora_form(layers) if as_lora else _own_form(layers)
     config |= _targets(model, list(layers), config.get("feedforward_modules"))
     content = {}

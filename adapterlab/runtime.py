@@ -349,8 +349,12 @@ def merge(model: nn.Module, *, dequantize: bool = False) -> None:
             "it into a model that is not sharded, and merge that"
         )
     for layer in layers:
-        refuse_offloaded(layer, layer.adapter.path, "merged")
-        refuse_offloaded(layer.adapter, full_name(layer.adapter.path, "")[:-1], "merged")
+        for module in (layer, layer.adapter):
+            refuse_offloaded(
+                module,
+                layer.adapter.path,
+                "save the adapter, load it into a model that is loaded whole, and merge that",
+            )
     _refuse_tied(model, layers)
     kept, room = {}, KEPT_WHILE_MERGING
     for layer in layers:  # all are tried before any is changed; what there is no room for is made a second time
