@@ -9,7 +9,6 @@ import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
 
 UNWRAP = "accelerate.hooks.remove_hook_from_submodules(model)"
@@ -56,10 +55,9 @@ def at_hand(layer: nn.Module, path: str) -> Iterator[None]:
 
 def refuse_gradients(module: nn.Module) -> None:
     """A lent parameter is gone after the call, and its gradient with it: the backward pass raises instead."""
-    if torch.is_grad_enabled():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.requires_grad:
-                parameter.register_hook(functools.partial(_refuse_gradient, name))
+    for name, parameter in module._parameters.items():
+        if parameter is not None and parameter.requires_grad:
+            parameter.register_hook(functools.partial(_refuse_gradient, name))
 
 
 def _refuse_gradient(name: str, gradient: Tensor) -> None:

@@ -343,6 +343,23 @@ class KeptInEval(al.LoRA):
 
 
 @variant
+class ReadsLater(al.LoRA):
+    """By the layer, which has no values then where it is offloaded, and not by p.base_weight()."""
+
+    data = "required"
+
+    def init(self, p, layer):
+        p.of = [layer]
+
+    def group_init(self, layers, batches):
+        list(batches)
+        with torch.no_grad():
+            for p in layers.values():
+                p.lora_A.add_(p.of[0].weight.mean())
+                del p.of
+
+
+@variant
 class KeptByVersion(al.LoRA):
     def prepare(self, p, layer):
         key = p.lora_A._version, p.lora_B._version, torch.is_grad_enabled()
@@ -463,6 +480,7 @@ WRONG = [
     ("quantised", ReadsCodes(**LORA), "gradient of|int8"),
     ("compile", foreign(put_on=lambda model: put_on(model, reset=False)), "compiled before"),
     ("offload", foreign(put_on=on_the_layer), "."),
+    ("offload", ReadsLater(**LORA), "nobody has written"),
 ]
 
 

@@ -96,6 +96,7 @@ class Subject(ABC):
     reference: Variant | None = None  # whose equation and start judge it
     wide: float = 5e-6  # on a float64 base: an adapter may compute in float32
     restores_flags = True  # whether taking it off gives the base's requires_grad flags back
+    onto_offloaded = False  # whether it says that it can be put on a model that is offloaded already
     on_reload = ""  # to be said of saving and loading
 
     def __init__(self) -> None:
@@ -276,6 +277,7 @@ class Ours(Subject):
     """A variant of this library's kind, shipped or a reader's."""
 
     wide = 1e-9
+    onto_offloaded = True
 
     def __init__(self, variant: Variant, reference: Variant | None = None):
         super().__init__()
