@@ -97,7 +97,7 @@ def _make_all(store: Store, options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     spent = sum(row["seconds"] for row in store.rows) / options.processes
-    end, saved = time.monotonic() + options.hours * 3600 - spent, time.monotonic()
+    end, saved = time.monotonic() + options.hours * 3600 - spent, -SAVED_EVERY  # the first row at once: can it be?
     steps = QUICK_STEPS if options.quick else trial.STEPS
     context = multiprocessing.get_context("spawn")
     total = _total(store.rows, options.quick)

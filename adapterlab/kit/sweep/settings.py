@@ -117,7 +117,7 @@ def _settings() -> dict[str, Setting]:
             base="antipasto",
         )
     # Ranks at which attention alone and the MLP alone have the parameters that all layers have at r = 8.
-    for part, targets, r, even in (("attention", ATTENTION, 21, 20), ("MLP", MLP, 12, 12)):
+    for part, targets, r, even in (("attention", ATTENTION, 21, 18), ("MLP", MLP, 12, 14)):
         for name, variant in {
             "lora": LoRA(r=r, alpha=2 * r),
             "pissa": PiSSA(r=r),
