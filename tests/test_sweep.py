@@ -1,6 +1,7 @@
 """The sweep: its splits, its plan, its file, what a run measures, and what is recorded."""
 
 import json
+import math
 import os
 import random
 import re
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import adapterlab as al
 from adapterlab import kit
 from adapterlab.kit import tasks, text
-from adapterlab.kit.sweep import SETTINGS, TASKS, Trial, command, plan, splits, store, summary, trial
+from adapterlab.kit.sweep import SETTINGS, TASKS, Trial, command, plan, splits, statistics, store, summary, trial
 from adapterlab.kit.sweep.settings import EXTRA, FOLLOWED, RATES, SEEDS, described
 from adapterlab.kit.sweep.store import Store
 from paths import ROOT
@@ -309,7 +310,95 @@ def test_how_far_the_weights_moved_is_what_numpy_says():
 def test_a_run_that_breaks_says_so():
     row = trial.run(Trial("lora", "add_rev", 1e30, 0), steps=3)
     assert row["broken"] and "test" not in row and row["lr"] == 1e30
-    assert summary.score(row) == 0.0 and summary.score(row | {"task": "kjv"}) == float("inf")
+    assert summary.score(row) == 0.0 and summary.score(row | {"task": "kjv"}) == math.inf
+
+
+# ---- how sure ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 60), st.floats(1, 2000))
+def test_student_s_tail_is_scipy_s(t, df):
+    from scipy import stats
+
+    assert statistics.two_sided(t, df) == pytest.approx(2 * stats.t.sf(t, df), rel=1e-4, abs=1e-13)
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.015, 0.05])
+def test_intervals_hold_the_truth_and_equal_settings_seldom_differ(of_seed):
+    """Scores whose truth is 0: a part of the seed, one of the item, one of both."""
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn():
+        parts = [of_seed * torch.randn(5, 1, generator=generator)]
+        return sum(parts + [0.3 * torch.randn(*shape, generator=generator) for shape in ((1, 200), (5, 200))])
+
+    ends = [statistics.interval(drawn()) for _ in range(150)]
+    assert 0.85 < sum(low <= 0 <= high for low, high in ends) / 150
+    assert sum(high - low for low, high in ends) / 150 < 3 * 1.96 * math.sqrt(of_seed**2 / 5 + 0.09 / 200 + 0.09 / 1000)
+    false = [statistics.difference(drawn(), drawn()).p < 0.05 for _ in range(600)]
+    assert 0.005 < sum(false) / 600 < 0.09
+
+
+def test_a_difference_is_found_where_seeds_and_items_agree():
+    a = torch.tensor([[1.0, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 0]]).repeat(1, 20)
+    found = statistics.difference(a, 1 - a)
+    assert found.mean == pytest.approx(2 / 3) and found.p < 0.02 and statistics.difference(a, a).p == 1.0
+    one_sided = statistics.difference(torch.randn(5, 99) + torch.linspace(0.1, 2, 5)[:, None], torch.zeros(5, 99))
+    assert one_sided.p > 0.01  # all five seeds above 0, and far apart
+    with pytest.raises(ValueError, match="the same two seeds or more"):
+        statistics.difference(a, a[:1])
+    with pytest.raises(ValueError, match="the same two seeds or more"):
+        statistics.difference(a[:1], a[:1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_rejects_step_by_step(ps):
+    """As in his paper: in rising order, each against the level over how many are left, until one fails."""
+    corrected = statistics.holm(ps)
+    for level in (0.01, 0.05, 0.3):
+        rejected = set()
+        for left, i in zip(range(len(ps), 0, -1), sorted(range(len(ps)), key=lambda i: ps[i])):
+            if left * ps[i] > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+
+
+def made_up(shares: dict[str, float], task: str, broken: str = "") -> list[dict]:
+    """Five seeds, one rate; a setting answers its share of the items right, nearly the same ones each time."""
+    rows = []
+    for name, share in shares.items():
+        for seed in SEEDS:
+            rng = random.Random(f"{name} {seed}")
+            bits = "".join(str(int((i * 37 % 100) / 100 < share + rng.uniform(-0.05, 0.05))) for i in range(300))
+            items = bits if task != "kjv" else [4 - int(bit) for bit in bits]
+            row = row_of(Trial(name, task, 1e-3, seed), 60, 1.0, broken=name == broken and seed == 1)
+            rows.append(row | ({} if row["broken"] else {"test": items}))
+    return rows
+
+
+def test_the_best_and_who_is_tied_with_it_is_said():
+    shares = {"lora": 0.9, "dora": 0.905, "hra": 0.3, "lora, r = 2": 0.99, "full": 0.5}
+    rows = made_up(shares, "add_rev")
+    said = summary.tied(rows, "add_rev")
+    assert said in ("add_rev: dora is best, tied with lora", "add_rev: lora is best, tied with dora")
+    found = summary.differences(rows, ["lora", "dora", "hra"], "add_rev")
+    assert set(found) == {("lora", "dora"), ("lora", "hra"), ("dora", "hra")}
+    assert found["lora", "hra"][0].mean == pytest.approx(0.6, abs=0.05) and found["lora", "hra"][1] < 1e-3
+    assert summary.tied(made_up({"lora": 0.9, "hra": 0.3}, "kjv"), "kjv") == "kjv: lora is best, and tied with none"
+    assert summary.tied(rows[:1], "add_rev") == ""
+
+
+def test_a_broken_run_answers_nothing_and_prose_that_broke_is_compared_with_none():
+    shares = {"lora": 0.9, "hra": 0.8, "dora": 0.9}
+    rows = made_up(shares, "add_rev", broken="dora")
+    values = summary.scores(summary.at_chosen_rate(rows, "dora", "add_rev"))
+    assert values.shape == (5, 300) and values[1].sum() == 0 < values[0].sum()
+    prose = made_up(shares, "kjv", broken="dora")
+    assert set(summary.differences(prose, list(shares), "kjv")) == {("lora", "hra")}
+    assert re.search(r"dora +kjv +0.001 +5  broke\n", summary.table(prose)) and "tied" in summary.table(prose)
 
 
 # ---- the command ----------------------------------------------------------------------------------
