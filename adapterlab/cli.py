@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "bench": ("adapterlab.bench.command", "what each variant costs, beside the bare layer and PEFT"),
     "check": ("adapterlab.contract.command", "whether an adapter keeps the contract: ours, yours or PEFT's"),
+    "train": ("adapterlab.finetune.command", "an adapter on a model, from a task or a file of examples"),
     "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
 }
 

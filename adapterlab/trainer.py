@@ -159,6 +159,14 @@ class SavesAdapter:
 
     # ---- resuming -----------------------------------------------------------------------------------
 
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint of the highest step in `args.output_dir`, which `train(True)` resumes from."""
+        # Saving at SIGTERM, transformers makes the folder first, with this mark in it.
+        found = [
+            p for p in _checkpoints(Path(self.args.output_dir)) if not (p / "checkpoint-is-incomplete.txt").exists()
+        ]
+        return max(found, key=_step, default=None)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As Trainer's; what it resumes from must be a checkpoint of this adapter on this base.
 
@@ -168,12 +176,10 @@ class SavesAdapter:
             BaseMismatchError: it was trained on another base.
         """
         if resume_from_checkpoint is True:
-            run = Path(self.args.output_dir)
-            # Saving at SIGTERM, transformers makes the folder first, with this mark in it.
-            found = [path for path in _checkpoints(run) if not (path / "checkpoint-is-incomplete.txt").exists()]
-            if not found:
-                raise AdapterFileError(f"{run} holds no checkpoint to resume from: start with train()")
-            resume_from_checkpoint = str(max(found, key=_step))
+            last = self.last_checkpoint()
+            if last is None:
+                raise AdapterFileError(f"{self.args.output_dir} holds no checkpoint to resume from: start with train()")
+            resume_from_checkpoint = str(last)
         if resume_from_checkpoint:
             _check_folder(Path(resume_from_checkpoint), sharded=self.is_fsdp_enabled)
         return super().train(resume_from_checkpoint, *args, **kwargs)
