@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..variant import VARIANTS
+from .data import DataError
 from .settings import DTYPES, QUANTIZED, SCHEDULES, Settings
 
 EPILOG = """\
@@ -31,40 +32,48 @@ def main(arguments: list[str] | None = None) -> int:
             _take_from_run(options)
         settings = _settings(options)
         return _run(settings, options)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        _complain(error, is_first())
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:  # a full GPU is the last
+        remedy = "" if "out of memory" not in str(error) else "; --batch-size, --checkpointing and --quantize need less"
+        _complain(f"{_first_line(error)}{remedy}", is_first())
         return 1
     except ImportError as error:
         _complain(f"{error}: `pip install 'adapterlab[train,kit]'` has what this needs", is_first())
         return 1
     except KeyboardInterrupt:
-        _complain("stopped before the first step", is_first())
+        _complain("stopped", is_first())
         return 128 + signal.SIGINT
 
 
-def _complain(error: object, first: bool) -> None:
+def _first_line(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)  # which has a line for each
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _complain(told: str, first: bool) -> None:
     if first:  # of many processes one says it
-        print(f"adapterlab train: {error}", file=sys.stderr)
+        print(f"adapterlab train: {told}", file=sys.stderr)
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from .record import ADAPTER, CURVE, PICTURE, finished, is_first
-    from .run import Stopped, train
+    from .record import ADAPTER, CURVE, PICTURE, is_first, processes
+    from .run import Finished, Stopped, train
 
     say = print if is_first() else (lambda _: None)
-    if options.resume and finished(options.out):
-        say(f"the run in {options.out} is finished: {options.out / ADAPTER}")
-        return 0
     try:
         saving = {name: value for name, value in vars(options).items() if name in ("save_every", "keep")}
         done = train(settings, options.out, resume=options.resume, say=say, **saving)
+    except Finished as finished:
+        say(str(finished))
+        return 0
     except Stopped as stopped:
-        say(f"\nstopped and saved at step {stopped.step} of {settings.steps}; this goes on from there:")
+        many = "" if processes() == 1 else f", on {processes()} processes again"
+        say(f"\nstopped and saved at step {stopped.step} of {settings.steps}; this goes on from there{many}:")
         say(f"  adapterlab train --out {shlex.quote(str(options.out))} --resume")
         return 128 + stopped.signal
     tenth = max(1, len(done.losses) // 10)
     first, last = (sum(part) / tenth for part in (done.losses[:tenth], done.losses[-tenth:]))
-    say(f"loss {first:.3f} in the first {tenth} steps, {last:.3f} in the last")
+    say(f"loss {first:.3f} at the start, {last:.3f} at the end")
     if done.scores:
         before, after = done.scores["before"], done.scores["after"]
         what = "loss" if after["exact_match"] is None else "exact_match"

@@ -30,6 +30,10 @@ class Stopped(Exception):
         self.step, self.signal = step, signal
 
 
+class Finished(Exception):
+    """There is nothing to go on with: the adapter is there."""
+
+
 @dataclass(frozen=True)
 class Done:
     """adapter: the handle; losses: of each step, nats per token; scores: before and after, for an embedded task."""
@@ -62,6 +66,7 @@ def train(
         ValueError: something is wrong with what was asked, in a sentence.
         FloatingPointError: the loss is no longer finite.
         Stopped: SIGINT or SIGTERM came.
+        Finished: the run that is to go on is at its end.
     """
     settings.check()
     for name, value in (("--save-every", save_every), ("--keep", keep)):
@@ -72,12 +77,15 @@ def train(
     wanted = record.asked(settings, record.processes(), path and data.digest(path))
     there = record.begun(out)
     if there is not None:
+        done = record.finished(out)
         if not resume:
-            state = "finished" if record.finished(out) else "unfinished"
+            way_on = "" if done else "--resume goes on with it, or "
             raise record.FolderError(
-                f"{out} holds a run that is {state}: --resume goes on with it, or name another --out"
+                f"{out} holds a run that is {'finished' if done else 'unfinished'}: {way_on}name another --out"
             )
         record.refuse_other(out, wanted, there)
+        if done:
+            raise Finished(f"the run in {out} is finished: {out / record.ADAPTER}")
     with torch.random.fork_rng(devices=[]):
         return _train(settings, out, lines, wanted, save_every, keep, say if record.is_first() else _nothing)
 
