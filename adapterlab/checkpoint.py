@@ -233,8 +233,7 @@ def load(model: nn.Module, path: str | os.PathLike, *, strict_base: bool = True)
     if adapted_layers(model):
         raise ValueError("the model has adapters already: detach them, then load")
     refuse_spread(model)
-    header, tensors = _read(Path(path))
-    _check_structure(header)
+    header, tensors = inspect(path)
     layers = dict(named_layers(model))
     passes, used = [], set()
     for entry in header["passes"]:
@@ -280,8 +279,7 @@ def restore(model: nn.Module, path: str | os.PathLike) -> None:
     for layer_path, layer in layers.items():
         refuse_offloaded(layer.adapter, full_name(layer_path, "")[:-1], f"bring it back with {UNWRAP}, then restore it")
     reshard(model)
-    header, tensors = _read(Path(path))
-    _check_structure(header)
+    header, tensors = inspect(path)
     _refuse_others(path, header["passes"], list(layers.values()))
     values = {}
     for entry in header["passes"]:
@@ -327,6 +325,19 @@ def _by_layer(passes: list[dict]) -> dict[str, dict[str, Any]]:
         for order, entry in enumerate(passes)
         for path, facts in entry["layers"].items()
     }
+
+
+def inspect(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file of `save` holds, its checksum verified, without a model: its header and its tensors by full name.
+
+    The header is the module docstring's, its sketches decoded.
+
+    Raises:
+        AdapterFileError: the file is missing, damaged, of a newer format, or no file of `save`.
+    """
+    header, tensors = _read(Path(path))
+    _check_structure(header)
+    return header, tensors
 
 
 # ---- load: the file ---------------------------------------------------------------------------------

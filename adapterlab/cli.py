@@ -7,6 +7,9 @@ import sys
 COMMANDS = {
     "bench": ("adapterlab.bench.command", "what each variant costs, beside the bare layer and PEFT"),
     "check": ("adapterlab.contract.command", "whether an adapter keeps the contract: ours, yours or PEFT's"),
+    "export": ("adapterlab.deploy.export", "an adapter in PEFT's format"),
+    "info": ("adapterlab.deploy.info", "what is in an adapter file, and for which base"),
+    "merge": ("adapterlab.deploy.merge", "the base with the adapter folded in, as a model of its own"),
     "train": ("adapterlab.finetune.command", "an adapter on a model, from a task or a file of examples"),
     "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
 }

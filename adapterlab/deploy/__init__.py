@@ -1,0 +1,1 @@
+"""What comes after training: `adapterlab info`, `adapterlab merge` and `adapterlab export`."""
