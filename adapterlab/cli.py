@@ -10,6 +10,7 @@ COMMANDS = {
     "export": ("adapterlab.deploy.export", "an adapter in PEFT's format"),
     "info": ("adapterlab.deploy.info", "what is in an adapter file, and for which base"),
     "merge": ("adapterlab.deploy.merge", "the base with the adapter folded in, as a model of its own"),
+    "plan": ("adapterlab.planner.command", "the memory of each GPU that trains an adapter"),
     "train": ("adapterlab.finetune.command", "an adapter on a model, from a task or a file of examples"),
     "probe": ("adapterlab.kit.probe", "whether every variant works on a model"),
 }

@@ -165,7 +165,7 @@ def _base(settings: Settings):
     In bfloat16 where a GPU computes in it, unless the settings say otherwise.
     """
     from ..kit.base import load_base
-    from ..kit.real_model import ready
+    from ..kit.real_model import checkpoint, ready
 
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -179,7 +179,7 @@ def _base(settings: Settings):
     if on_gpu and kind is None:
         model = model.to("cuda")
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint(model)
     return model, ready(tokenizer)
 
 

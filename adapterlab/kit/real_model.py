@@ -160,7 +160,9 @@ def padded(ids: torch.Tensor) -> torch.Tensor:
 def checkpoint(model: nn.Module) -> None:
     """Keep the input of each block alone, and compute the rest again in the backward pass."""
     model.config.use_cache = False
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Its name since transformers 5.2, and the one before.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 # ---- measured -------------------------------------------------------------------------------------
