@@ -54,6 +54,7 @@ MAKE = {
     "LoraRates": widgets.LoraRates,
     "RunScrubber": lambda: widgets.RunScrubber(made_up_run(), ghosts=[made_up_run("full")]),
     "CostsAtYourSize": widgets.CostsAtYourSize,
+    "MemoryPlan": widgets.MemoryPlan,
     "DeloraCliff": widgets.DeloraCliff,
     "DoraRow": widgets.DoraRow,
     "Ia3Gates": widgets.Ia3Gates,

@@ -14,6 +14,7 @@ from .hra_mirrors import HraMirrors
 from .ia3_gates import Ia3Gates
 from .ia3_sides import Ia3Sides
 from .lora_rates import LoraRates
+from .memory_plan import MemoryPlan
 from .museum import Museum
 from .peft_folder import PeftFolder
 from .pissa_spectrum import PissaSpectrum
@@ -35,6 +36,7 @@ __all__ = [
     "Ia3Gates",
     "Ia3Sides",
     "LoraRates",
+    "MemoryPlan",
     "Museum",
     "PeftFolder",
     "PissaSpectrum",
