@@ -1,6 +1,7 @@
 """What the memory figure adds up, for its three models: `python -m adapterlab.kit.plans --json FILE` counts it anew."""
 
 import argparse
+import functools
 import json
 from importlib import resources
 from pathlib import Path
@@ -31,7 +32,7 @@ def sizes(model: str, name: str) -> dict[str, Any]:
 
     Returns:
         kept: with activations computed again ("true") or not, [at 0 tokens, for each token]; copied: weights where each
-        GPU has all of them, by how they are stored; shares: for each of GPUS, under FSDP2, [weights, adapter, gathered].
+        GPU has all, by how they are stored; shares: for each of GPUS, under FSDP2, [weights, adapter, gathered].
     """
     made_of, variant, kept = config(model), made(name, R), {}
     for again in (False, True):
@@ -47,6 +48,22 @@ def sizes(model: str, name: str) -> dict[str, Any]:
     return {"kept": kept, "copied": copied, "shares": shares}
 
 
+def parts(model: str, name: str, gpus: int, engine: str, base: str, tokens: int, checkpointing: bool) -> dict[str, int]:
+    """Bytes of each of the figure's parts, from the record, as the page adds them up. Quantised weights are copied."""
+    counted = recorded()["sizes"][model]
+    one, sharded = counted["variants"][name], engine == "fsdp2" and base == "bf16"
+    weights, adapter, whole = one["shares"][GPUS.index(gpus) if sharded else 0]
+    none, each = one["kept"][str(checkpointing).lower()]
+    spread = 0 if gpus == 1 else whole if sharded else adapter
+    return {
+        "weights": weights if sharded else one["copied"][base],
+        "trained": 4 * adapter,  # it, its gradients, and Adam's two moments
+        "activations": round(none + each * tokens),
+        "transient": 6 * tokens * counted["vocabulary"] + spread,  # of the logits: float32 and bf16
+    }
+
+
+@functools.cache
 def recorded() -> dict[str, Any]:
     """The counts that come with the package, and where they come from."""
     return json.loads((resources.files("adapterlab.kit") / "data" / "plans.json").read_text("utf-8"))

@@ -1,11 +1,7 @@
 """What each variant needs on each GPU, by the planner, for three models and the reader's machines."""
 
-from ...planner import Setup, plan
-from ...planner.command import made
-from ...planner.estimate import Plan
-from ...planner.models import config
 from .. import plans, style
-from ..plans import BASES, GPUS, NAMES, R
+from ..plans import BASES, GPUS, NAMES
 from ..show import Picture
 from .figure import Figure
 
@@ -56,47 +52,41 @@ class MemoryPlan(Figure, js="memory_plan.js"):
             }
         )
 
-    def plans(self) -> dict[str, Plan]:
-        """Variant -> the plan of the first frame."""
-        start = self.data["start"]
-        quantize = None if start["base"] == "bf16" else start["base"]
-        setup = Setup(
-            processes=start["gpus"],
-            engine="ddp" if quantize else start["engine"],
-            quantize=quantize,
-            tokens=start["tokens"],
-            checkpointing=start["checkpointing"],
-        )
-        return {name: plan(config(start["model"]), made(name, R), setup) for name in NAMES}
+    def parts(self) -> dict[str, dict[str, int]]:
+        """Variant -> bytes of each part in the first frame."""
+        return {name: plans.parts(name=name, **self.data["start"]) for name in NAMES}
 
     def still(self) -> Picture:
-        start, found = self.data["start"], self.plans()
+        start, found = self.data["start"], self.parts()
         fig, ax = style.figure(height=3.6)
         for y, (name, one) in enumerate(found.items()):
-            trained = one.adapter + one.gradients + one.optimizer
             left = 0.0
             for value, look in (
-                (one.weights, {"color": style.MUTED}),
-                (trained, {"color": style.MARKS[name].line}),
-                (one.activations, {"color": style.MUTED, "alpha": 0.5}),
-                (one.transient, {"facecolor": style.CARD, "edgecolor": style.MUTED, "hatch": "////", "linewidth": 0.8}),
+                (one["weights"], {"color": style.MUTED}),
+                (one["trained"], {"color": style.MARKS[name].line}),
+                (one["activations"], {"color": style.MUTED, "alpha": 0.5}),
+                (
+                    one["transient"],
+                    {"facecolor": style.CARD, "edgecolor": style.MUTED, "hatch": "////", "linewidth": 0.8},
+                ),
             ):
                 ax.barh(y, value / 1e9, left=left / 1e9, height=0.62, label=None, **look)
                 left += value
             ax.text(left / 1e9, y, f" {left / 1e9:.3g}", va="center", fontsize=8)
-        most = max(one.total for one in found.values()) / 1e9
+        totals = {name: sum(one.values()) / 1e9 for name, one in found.items()}
+        most = max(totals.values())
         for card in CARDS:
             if card <= 1.3 * most:
                 ax.axvline(card, color=style.INK, linestyle=":", linewidth=1)
         ax.set(xlabel="GB on each GPU", yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.12 * most))
         ax.set_yticklabels([style.MARKS[name].label for name in found])
-        low, high = (f(found, key=lambda name: found[name].total) for f in (min, max))
+        low, high = (f(totals, key=totals.get) for f in (min, max))
         where = f"{MODELS[start['model']]} model on {start['gpus']} GPUs, rows of {start['tokens']} tokens"
         return Picture(
             fig,
             f"A bar for each variant, for a {where}. The shortest is {style.MARKS[low].label}'s with "
-            f"{found[low].total / 1e9:.3g} GB, the longest {style.MARKS[high].label}'s with "
-            f"{found[high].total / 1e9:.3g} GB.",
+            f"{totals[low]:.3g} GB, the longest {style.MARKS[high].label}'s with "
+            f"{totals[high]:.3g} GB.",
             "Dark grey: frozen weights. In colour: the adapter, its gradients and Adam's moments. Pale: activations. "
             "Hatched: what comes and goes. The first frame; in the book, in JupyterLab and in Colab the machines are "
             "yours.",
