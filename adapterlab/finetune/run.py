@@ -176,7 +176,8 @@ def _base(settings: Settings):
         dtype = "bfloat16" if fast and settings.model is not None else "float32"
     kind = None if settings.quantize is None else QUANTIZED[settings.quantize]
     model, tokenizer = load_base(settings.model, dtype=getattr(torch, dtype), quantize=kind)
-    if on_gpu and kind is None:
+    # FSDP2 takes each share to its GPU; all of the base might not fit there.
+    if on_gpu and kind is None and os.environ.get("ACCELERATE_USE_FSDP", "false") != "true":
         model = model.to("cuda")
     if settings.checkpointing:
         checkpoint(model)

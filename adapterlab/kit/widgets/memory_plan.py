@@ -81,10 +81,10 @@ class MemoryPlan(Figure, js="memory_plan.js"):
         ax.set(xlabel="GB on each GPU", yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.12 * most))
         ax.set_yticklabels([style.MARKS[name].label for name in found])
         low, high = (f(totals, key=totals.get) for f in (min, max))
-        where = f"{MODELS[start['model']]} model on {start['gpus']} GPUs, rows of {start['tokens']} tokens"
+        where = f"the {MODELS[start['model']]} base on {start['gpus']} GPUs, with rows of {start['tokens']} tokens"
         return Picture(
             fig,
-            f"A bar for each variant, for a {where}. The shortest is {style.MARKS[low].label}'s with "
+            f"A bar for each variant, for {where}. The shortest is {style.MARKS[low].label}'s with "
             f"{totals[low]:.3g} GB, the longest {style.MARKS[high].label}'s with "
             f"{totals[high]:.3g} GB.",
             "Dark grey: frozen weights. In colour: the adapter, its gradients and Adam's moments. Pale: activations. "
