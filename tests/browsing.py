@@ -18,6 +18,13 @@ VIEWS = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "has_touch": True},
 }
 
+# By default each page on a phone, and every other one in dark in place of light; all of them with --full.
+SEEN = [
+    pytest.param(name, view, id=f"{name}-{view}", marks=pytest.mark.full if view == ("dark", "light")[k % 2] else ())
+    for k, name in enumerate(PAGES)
+    for view in VIEWS
+]
+
 
 @pytest.fixture(scope="module")  # not longer: while it runs, so does an event loop, which executing a notebook refuses
 def browser():

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import vendor
-from browsing import PAGES, TOC, VIEWS
+from browsing import SEEN, TOC, VIEWS
 from paths import BUILD, ROOT
 from repository import configured
 
@@ -87,8 +87,7 @@ def accessibility_faults(page, axe) -> list[str]:
 # ---- pages ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name, view", SEEN)
 def test_page(visit, axe, name, view):
     page, complaints = visit(name, view)
     heading = page.locator("article h1").first.inner_text()

@@ -12,6 +12,11 @@ import adapterlab as al
 from helpers import IDS, VARIANTS, attach, far_from_start, randn, relative, small_model
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
+# What lies in hooks and guards is the same for every variant: one of each family, and one on each side of the layer.
+FAMILIES = ("lora", "dora", "ia3_ff", "antipasto")
+each_family = pytest.mark.parametrize(
+    "variant", [pytest.param(v, id=v.name, marks=() if v.name in FAMILIES else pytest.mark.full) for v in VARIANTS]
+)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 FP32 = 5e-6
 
@@ -72,7 +77,7 @@ def test_compiled_after_attach(variant, dtype):
     assert_agree(model, adapter, compiled(model), inputs(dtype))
 
 
-@each_variant
+@each_family
 @each_dtype
 def test_compiled_before_attach(variant, dtype):
     model, x = Model(dtype), inputs(dtype)
@@ -83,7 +88,7 @@ def test_compiled_before_attach(variant, dtype):
     assert_agree(model, adapter, fast, x)
 
 
-@each_variant
+@each_family
 def test_a_second_instance_of_a_class_that_is_compiled(variant):
     x = inputs()
     first, second = compiled(Model()), Model()
@@ -96,7 +101,7 @@ def test_a_second_instance_of_a_class_that_is_compiled(variant):
     assert torch.equal(first(x), base)  # and the first instance goes on without
 
 
-@each_variant
+@each_family
 def test_attach_to_the_compiled_wrapper(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
@@ -125,7 +130,7 @@ def test_training_is_seen(variant):
         assert relative(after, model(x)) < FP32
 
 
-@each_variant
+@each_family
 def test_detach_is_seen(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
@@ -140,7 +145,7 @@ def test_detach_is_seen(variant):
     assert torch.equal(fast(x), base)
 
 
-@each_variant
+@each_family
 def test_load_is_seen(variant, tmp_path):
     model, x = Model(), inputs()
     fast = compiled(model)
@@ -153,7 +158,7 @@ def test_load_is_seen(variant, tmp_path):
     assert relative(fast(x), adapted) < FP32 and relative(base, adapted) > 0.05
 
 
-@each_variant
+@each_family
 def test_merge_is_seen(variant):
     model, x = Model(), inputs()
     far_from_start(attach(model, variant))
@@ -164,7 +169,7 @@ def test_merge_is_seen(variant):
     assert torch.equal(fast(x), model(x))
 
 
-@each_variant
+@each_family
 def test_a_second_pass_is_seen(variant):
     model, x = Model(), inputs()
     first = far_from_start(attach(model, variant, targets="0"))
@@ -177,7 +182,7 @@ def test_a_second_pass_is_seen(variant):
     second.detach()
 
 
-@each_variant
+@each_family
 def test_disabled_is_seen(variant):
     model, x = Model(), inputs()
     fast = compiled(model)
@@ -189,7 +194,7 @@ def test_disabled_is_seen(variant):
     assert torch.equal(fast(x), adapted)
 
 
-@each_variant
+@each_family
 @each_dtype
 def test_frozen_is_seen(variant, dtype):
     model, x = Model(dtype), inputs(dtype)
@@ -221,7 +226,7 @@ def test_what_is_derived_from_a_new_base_weight(variant):
     assert relative(fast(x), model(x)) < FP32
 
 
-@each_variant
+@each_family
 def test_compiled_in_inference_mode(variant):
     model, x = Model(), inputs()
     far_from_start(attach(model, variant))
@@ -243,7 +248,7 @@ def test_compiled_under_autocast(variant):
     assert all(p.grad.isfinite().all() for p in adapter.parameters())
 
 
-@each_variant
+@each_family
 def test_no_state_is_compiled_twice(variant):
     """Switched off, switched on again, prepared and not: one compiled form of each, kept. A coefficient needs none."""
     model, x = Model(), inputs()

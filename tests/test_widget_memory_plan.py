@@ -135,7 +135,7 @@ def test_the_first_frame_stands_without_scripts(visit):  # noqa: F811
     still = f'[data-al-still="{made_here.still_id}"]'
     page = visit(made_here, scripts=False)
     expect(page.locator(still)).to_be_visible()
-    one = sum(made_here.parts()["dora"].values()) / 1e9
+    one = sum(made_here.parts()["pissa"].values()) / 1e9
     assert f"{one:.3g} GB" in page.locator(f"{still} img").get_attribute("alt")
     expect(visit(made_here).locator(still)).to_be_hidden()
 

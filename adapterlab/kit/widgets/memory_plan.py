@@ -25,7 +25,7 @@ class MemoryPlan(Figure, js="memory_plan.js"):
 
     def __init__(
         self,
-        model: str = "llama-3.1-8b",
+        model: str = "llama-3.1-70b",
         gpus: int = 8,
         engine: str = "fsdp2",
         base: str = "bf16",
