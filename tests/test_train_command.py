@@ -77,8 +77,8 @@ def elsewhere(tmp_path_factory):
             time.sleep(0.01)
         started[name].send_signal(number)
 
-    def start(name, *more, launcher=(), stopped_by=None):
-        words = ["-m", "adapterlab", "train", *KILLED, "--out", str(folder / name), *more]
+    def start(name, *more, launcher=(), program=("-m", "adapterlab"), stopped_by=None):
+        words = [*program, "train", *KILLED, "--out", str(folder / name), *more]
         with open(folder / f"{name}.log", "w") as log:
             command = [sys.executable, *launcher, *words]
             started[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
@@ -89,6 +89,21 @@ def elsewhere(tmp_path_factory):
     start("killed", stopped_by=signal.SIGKILL)
     start("interrupted", stopped_by=signal.SIGINT)
     start("two", "--batch-size", "4", launcher=two)
+    # accelerate shards where there are GPUs: here the trainer's worker tells it to.
+    sharding = (
+        "import sys, trainer_worker; trainer_worker._shard_on_cpu(); from adapterlab.cli import main; sys.exit(main())"
+    )
+    (folder / "sharding.py").write_text(sharding)
+    environment |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+        "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], str(ROOT / "tests")]),
+    }
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
+    start("sharded", "--batch-size", "4", launcher=torchrun, program=[str(folder / "sharding.py")])
 
     def ended(name):
         code = started[name].wait(200)
@@ -148,6 +163,17 @@ def test_two_processes_do_what_one_does_by_the_same_command(elsewhere, straight,
     (out / "adapter.safetensors").unlink()
     assert train("--out", out, "--resume") == 1  # in one process
     assert "a run of 2 processes, and here are 1" in capsys.readouterr().err
+
+
+def test_shared_out_over_two_processes_it_is_the_same_run(elsewhere, straight):
+    out, code, said = elsewhere("sharded")
+    assert code == 0, said
+    assert (out / f"checkpoint-{STEPS}" / "optimizer.bin").exists(), "this was no FSDP2"
+    assert losses(out)[:5] == pytest.approx(losses(straight)[:5], rel=1e-5)
+    one, other = tensors(straight), tensors(out)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert (one[name] - other[name]).norm() <= 2e-3 * one[name].norm(), name
 
 
 # ---- what it trains and writes --------------------------------------------------------------------
