@@ -30,6 +30,8 @@ def guarded(program: str, act: Callable[[], None]) -> int:
         return 128 + signal.SIGINT
     except ImportError as error:
         print(f"{program}: {error}: `pip install 'adapterlab[kit,peft]'` has what this needs", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # whoever calls the commands knows what to do
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         told = str(error).strip().partition("\n")[0] or type(error).__name__
         print(f"{program}: {told}", file=sys.stderr)

@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             _take_from_run(options)
         settings = _settings(options)
         return _run(settings, options)
+    except BrokenPipeError:
+        raise  # whoever calls the commands knows what to do
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:  # a full GPU is the last
         remedy = "" if "out of memory" not in str(error) else "; --batch-size, --checkpointing and --quantize need less"
         _complain(f"{_first_line(error)}{remedy}", is_first())
