@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,31 @@ def publish(folder: Path, target: Path) -> None:
     folder.rename(target)
     with contextlib.suppress(OSError):
         _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for this out of the folder. A process that is killed holds no lock.
+
+    Raises:
+        AdapterFileError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AdapterFileError(
+                f"another process writes in the folder {folder}: wait for it, or name another"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

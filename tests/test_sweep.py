@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import adapterlab as al
 from adapterlab import kit
+from adapterlab.files import locked
 from adapterlab.kit import tasks, text
 from adapterlab.kit.sweep import SETTINGS, TASKS, Trial, command, plan, splits, statistics, store, summary, trial
 from adapterlab.kit.sweep.settings import EXTRA, FOLLOWED, RATES, SEEDS, described
@@ -243,10 +244,10 @@ def test_a_file_that_is_not_this_sweeps_is_refused_and_left(tmp_path, spoilt, sa
 
 
 def test_two_sweeps_do_not_write_one_file(tmp_path, capsys):
-    with store.locked(tmp_path / "s.json"):
+    with locked(tmp_path):
         assert command.main(["--json", str(tmp_path / "s.json")]) == 1
-    assert "another sweep writes" in capsys.readouterr().err
-    with store.locked(tmp_path / "s.json"):
+    assert "another process writes" in capsys.readouterr().err
+    with locked(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 

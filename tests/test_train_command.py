@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import adapterlab as al
 from adapterlab import kit
 from adapterlab.cli import main as adapterlab
+from adapterlab.files import locked
 from adapterlab.finetune import data, record, run
 from adapterlab.finetune.settings import Settings
 from paths import ROOT
@@ -376,6 +377,16 @@ def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path, capsys):
         "run",
         "run.json",
     ]
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert train(*QUICK, "--out", out) == 0
+    (out / "adapter.safetensors").unlink()
+    with locked(out):
+        assert train("--out", out, "--resume") == 1
+    assert "another process writes in the folder" in capsys.readouterr().err
+    assert train("--out", out, "--resume") == 0
 
 
 def test_a_run_goes_on_as_it_began_or_not_at_all(tmp_path, capsys):

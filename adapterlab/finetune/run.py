@@ -1,14 +1,15 @@
 """One run, from the model's name to the adapter's file."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..checkpoint import save
+from ..files import locked
 from ..runtime import Adapter, attach
 from ..sharding import reshard
 from . import data, record
@@ -122,9 +123,11 @@ def _train(settings, out, lines, wanted, save_every, keep, say) -> Done:
     )
     arguments = _arguments(settings, out, save_every, keep, adapter)
     stop, progress = StopOnSignal(), Progress(record.is_first())
-    with _together(arguments), stop.listening():
+    with _together(arguments), contextlib.ExitStack() as until_done:
+        until_done.enter_context(stop.listening())
         if record.is_first():
             record.begin(out, wanted, {"save_every": save_every, "keep": keep})
+            until_done.enter_context(locked(out))
         trainer = AdapterTrainer(
             model, arguments, train_dataset=rows, data_collator=pad, callbacks=[stop, FiniteLoss(), progress]
         )
@@ -232,7 +235,7 @@ def _arguments(settings: Settings, out: Path, save_every: int, keep: int, adapte
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _together(arguments) -> Iterator[None]:
     """No process goes on before each has found what is asked in order; at the end they part."""
     if arguments.world_size > 1:

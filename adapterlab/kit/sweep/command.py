@@ -15,12 +15,12 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from ...files import AdapterFileError
+from ...files import AdapterFileError, locked
 from ...provenance import provenance
 from ..notebook import start
 from . import plan, summary, trial
 from .settings import Trial
-from .store import PROTOCOL, Store, locked
+from .store import PROTOCOL, Store
 
 QUICK_STEPS = 40
 QUICK = [
@@ -64,7 +64,7 @@ def _options(given: Sequence[str]) -> argparse.Namespace:
 
 
 def _sweep(path: Path, options: argparse.Namespace, command: str) -> int:
-    with locked(path):
+    with locked(path.absolute().parent):
         store = Store(path, PROTOCOL | ({"steps": QUICK_STEPS, "quick": True} if options.quick else {}))
         if _asked(store.rows, options.quick):
             start()

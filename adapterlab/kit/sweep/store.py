@@ -1,9 +1,6 @@
 """The file of runs: one JSON object, whole at any moment, that says how far it has come."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -89,23 +86,3 @@ def load(path: Path) -> dict[str, Any]:
 def recorded() -> dict[str, Any]:
     """The sweep that comes with the package."""
     return _parse((resources.files("adapterlab.kit") / "data" / "sweep.json").read_text(), "the recorded sweep")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps a second sweep from the same folder, since it could write the same file. A killed process holds no lock.
-
-    Raises:
-        ValueError: another process has it.
-    """
-    import fcntl
-
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another sweep writes in the folder of {path}: wait for it, or name another") from None
-        yield
-    finally:
-        os.close(folder)
