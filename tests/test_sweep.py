@@ -452,7 +452,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_file_and_no_process_and_goes_on(
     assert found["status"] == "complete" and found["rows"][: len(left["rows"])] == left["rows"]
     assert [plan.trial_of(row) for row in found["rows"]] == command.QUICK
     assert {row["session"] for row in found["rows"]} == {0, 1} and len(found["sessions"]) == 2
-    assert re.search(r"lora +add_rev +\S+ +1 +0\.\d{3} \(", said) and f"3 runs are in {path}" in said
+    assert re.search(r"lora +add_rev +\S+ +1 +0\.\d{3} +\(", said) and f"3 runs are in {path}" in said
     again = trial.run(command.QUICK[2], command.QUICK_STEPS)
     drop = {"session": 0, "seconds": 0}
     assert found["rows"][2] | drop == again | drop  # whichever process made it
