@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = importlib.import_module(module).main(rest)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"adapterlab {name}: stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more as it ends
         return 1

@@ -19,6 +19,7 @@ from adapterlab import kit
 from adapterlab.cli import main as adapterlab
 from adapterlab.deploy import command
 from adapterlab.deploy.info import facts, grouped
+from adapterlab.finetune.settings import Settings
 from helpers import IDS, VARIANTS, attach, far_from_start
 from paths import ROOT
 
@@ -172,7 +173,7 @@ def test_the_base_is_told_apart(files, capsys, tmp_path):
         model.model.layers[2].mlp.down_proj.weight.add_(0.05)
     for saved in (model, tokenizer):
         saved.save_pretrained(tmp_path / "other")
-    assert adapterlab(["info", str(file), "--model", str(tmp_path / "other")]) == 0
+    assert adapterlab(["info", str(file), "--model", str(tmp_path / "other")]) == 1  # for scripts
     said = capsys.readouterr().out
     assert f"not for {tmp_path / 'other'}: 1 of 12 adapted layers" in said and "layers.2.mlp.down_proj" in said
     for words in (["merge"], ["export", "--to", "peft"]):
@@ -210,6 +211,70 @@ def test_a_run_s_folder_says_more(tmp_path, capsys):
     (out / "adapter.safetensors").unlink()
     assert adapterlab(["info", str(out)]) == 1
     assert f"is not finished: its last checkpoint is {out / 'checkpoint-2'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": {"model": null}}', '{"settings": [1]}', "null"])
+def test_a_run_json_of_somebody_else_is_passed_over(content, files, tmp_path, capsys):
+    file, _ = files(VARIANTS[0])
+    (tmp_path / "sub").mkdir()
+    shutil.copy(file, tmp_path / "x.safetensors")
+    (tmp_path / "run.json").write_text(content)
+    assert adapterlab(["info", str(tmp_path / "x.safetensors")]) == 0
+    assert "a base that the file does not name" in capsys.readouterr().out
+
+
+def test_only_a_checkpoint_belongs_to_the_run_above_it(files, tmp_path):
+    file, _ = files(VARIANTS[0])
+    settings = Settings(model="other/model", task="kjv").to_json()
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
+    for name, base in (("sub", None), ("checkpoint-3", "other/model"), ("checkpoint-x", None)):
+        (tmp_path / name).mkdir()
+        shutil.copy(file, tmp_path / name / "x.safetensors")
+        assert command.base_of(tmp_path / name / "x.safetensors", None) == base
+
+
+def test_a_write_that_fails_is_a_sentence(files, tmp_path, capsys, monkeypatch):
+    from transformers import PreTrainedModel
+
+    class Foreign(Exception):
+        pass
+
+    def full(*_, **__):
+        raise Foreign("File too large\nand more")
+
+    file, _ = files(VARIANTS[0])
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    assert adapterlab(["merge", str(file), "--out", str(tmp_path / "made" / "up")]) == 1
+    assert capsys.readouterr().err == "adapterlab merge: the model cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_written_is_read_again(files, tmp_path, capsys, monkeypatch):
+    from transformers import PreTrainedModel
+
+    save = PreTrainedModel.save_pretrained
+
+    def spoilt(model, folder, **more):
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+        save(model, folder, **more)
+
+    file, _ = files(VARIANTS[0])
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", spoilt)
+    assert adapterlab(["merge", str(file), "--dtype", "float32", "--out", str(tmp_path / "new")]) == 1
+    assert "more than rounding explains" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_lower_dtype_is_rounded_to_once(files, tmp_path):
+    file, expected = files(VARIANTS[0])
+    assert adapterlab(["merge", str(file), "--dtype", "bfloat16", "--out", str(tmp_path / "new")]) == 0
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "new", dtype="auto")
+    model, _ = kit.load_base()
+    al.load(model, file)
+    al.merge(model)
+    assert found.dtype == torch.bfloat16
+    for name, parameter in model.bfloat16().named_parameters():
+        assert torch.equal(parameter, found.get_parameter(name)), name
 
 
 def test_info_needs_no_transformers(files):

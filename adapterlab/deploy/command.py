@@ -1,41 +1,57 @@
 """What the three commands share: where the file is, which base it is for, and errors that are sentences."""
 
 import argparse
+import contextlib
 import json
+import re
 import shutil
 import signal
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..files import AdapterFileError, publish
+from ..finetune.settings import Settings
 
 ADAPTER, RUN = "adapter.safetensors", "run.json"
 EMBEDDED = "the embedded base"
 
 
-def guarded(program: str, act: Callable[[], None]) -> int:
-    """Run it; what goes wrong is said in a sentence, and the exit code says that it did."""
+# What the package's messages advise, in the words of the commands.
+IN_OPTIONS = {
+    "write it with as_lora=True if its rank is low": "--to peft-lora writes it if its rank is low",
+    "export it without as_lora": "use --to peft",
+    ", or pass strict_base=False": "",
+    "load_base(), which needs neither": "which needs neither: leave --model out",
+}
+
+
+def guarded(program: str, act: Callable[[], int | None]) -> int:
+    """Run it; whatever goes wrong is said in a sentence, and the exit code says that it did."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"{program}: note: {message}", file=sys.stderr)
-            act()
-        return 0
+            return act() or 0
     except KeyboardInterrupt:
         print(f"{program}: stopped, nothing is written", file=sys.stderr)
         return 128 + signal.SIGINT
-    except ImportError as error:
-        print(f"{program}: {error}: `pip install 'adapterlab[kit,peft]'` has what this needs", file=sys.stderr)
     except BrokenPipeError:
         raise  # whoever calls the commands knows what to do
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
+    except ImportError as error:
+        print(f"{program}: {error}: `pip install 'adapterlab[kit,peft]'` has what this needs", file=sys.stderr)
+    except Exception as error:  # transformers, PEFT and safetensors have kinds of their own
+        told = first_line(error)
+        for words, option in IN_OPTIONS.items():
+            told = told.replace(words, option)
         print(f"{program}: {told}", file=sys.stderr)
     return 1
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def adapter_file(path: Path) -> Path:
@@ -63,12 +79,15 @@ def base_of(file: Path, given: str | None) -> str | None:
 
 def run_of(file: Path) -> dict[str, Any] | None:
     """The settings of the run of `adapterlab train` that wrote the file; None where no run.json says."""
-    for folder in (file.parent, file.absolute().parent.parent):
-        try:
-            return json.loads((folder / RUN).read_text("utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+    folder = file.absolute().parent
+    if re.fullmatch(r"checkpoint-\d+", folder.name):
+        folder = folder.parent
+    try:
+        found = json.loads((folder / RUN).read_text("utf-8"))["settings"]
+        Settings.from_json(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found
 
 
 def loaded(file: Path, name: str | None, dtype: str):
@@ -109,7 +128,7 @@ def takes_place(made: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which gets the name `out` when it is full: nobody ever finds half of it.
 
@@ -120,18 +139,22 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise AdapterFileError(f"{out} is there already: name another --out, or remove it")
     place = out.absolute().parent
     staging = place / f".adapterlab-{uuid.uuid4().hex}"
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-    except OSError as error:
-        raise AdapterFileError(f"cannot make the folder {out}: {error.strerror or error}") from error
-    try:
+        try:
+            staging.mkdir(parents=True)
+        except OSError as error:
+            raise AdapterFileError(f"cannot make the folder {out}: {error.strerror or error}") from error
         yield staging
-        publish(staging, out)
-    except OSError as error:
-        raise AdapterFileError(f"cannot write {out}: {error.strerror or error}") from error
+        try:
+            publish(staging, out)
+        except OSError as error:
+            raise AdapterFileError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:  # those that hold the new folder stay
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def require_room(folder: Path, wanted: int) -> None:

@@ -20,12 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--check-base", action="store_true", help="load that base, and say whether the adapter fits it")
     options = made.parse_args(arguments)
 
-    def act() -> None:
+    def act() -> int:
         file = adapter_file(options.file)
         found = facts(file)
         if options.model is not None or options.check_base:
             found["fits"] = fits(file, options.model or (found["run"] or {}).get("model"))
         print(json.dumps(found, indent=1) if options.json else text(found))
+        return 0 if found.get("fits", {}).get("fits", True) else 1
 
     return guarded("adapterlab info", act)
 

@@ -3,7 +3,19 @@
 import torch
 from torch import Tensor
 
-from .command import EMBEDDED, adapter_file, base_of, guarded, loaded, new_folder, parser, require_room, takes_place
+from ..files import AdapterFileError
+from .command import (
+    EMBEDDED,
+    adapter_file,
+    base_of,
+    first_line,
+    guarded,
+    loaded,
+    new_folder,
+    parser,
+    require_room,
+    takes_place,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,25 +34,47 @@ def main(arguments: list[str] | None = None) -> int:
     return guarded("adapterlab merge", act)
 
 
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
 def merged(file, name: str | None, dtype: str, folder) -> float:
-    """Write the merged model and its tokenizer to `folder`.
+    """Write the merged model and its tokenizer to `folder`, load it from there, and compare.
+
+    Args:
+        dtype: that it is saved in; another than the base's own is taken once, after the merge.
 
     Returns:
         how far its logits are from those of the model with the adapter, relative to their norm.
 
     Raises:
         ValueError: the adapter does not fit the base or cannot be merged.
+        AdapterFileError: it cannot be written, or what was written computes something else.
     """
+    from transformers import AutoModelForCausalLM
+
     from ..runtime import merge
 
-    model, tokenizer = loaded(file, name, dtype)
+    model, tokenizer = loaded(file, name, "auto" if dtype == "auto" else "float32")
     before = _logits(model)
     merge(model)
-    after = _logits(model)
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
+    kept = model.dtype
     require_room(folder, sum(t.nbytes for t in model.state_dict().values()))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ((after - before).norm() / before.norm()).item()
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors has a kind of its own
+        raise AdapterFileError(f"the model cannot be written: {first_line(error)}") from error
+    del model
+    after = _logits(AutoModelForCausalLM.from_pretrained(folder, dtype=kept).eval())
+    distance = ((after - before).norm() / before.norm()).item()
+    if not distance <= TOLERANCE[kept]:
+        raise AdapterFileError(
+            f"the merged model's logits are off by {distance:.1e} of their norm in {str(kept)[6:]}, more than rounding "
+            "explains: --dtype float32 is exact"
+        )
+    return distance
 
 
 @torch.no_grad()
